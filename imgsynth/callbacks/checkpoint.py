@@ -1,0 +1,178 @@
+"""Checkpoints at update boundaries: exact, whole, and never worse than the one before."""
+
+import errno
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
+
+from imgsynth.callbacks.base import method_of, run_folder
+from imgsynth.callbacks.cadence import Cadence
+from imgsynth.methods.base import Method
+from imgsynth.types import Count
+
+_NAME = re.compile(r"images-(\d+)\.ckpt")
+
+
+class Checkpoint(LightningCheckpoint):
+    """Save ``checkpoints/images-000000012800.ckpt`` in the run's folder, from which it can resume.
+
+    Saves at multiples of ``every``, at the end, and when a run is told to stop (a signal, see
+    :class:`GracefulStop`); always between two updates, and only after the method's
+    ``check_finite``. A checkpoint gets its name when it is wholly on the disk. Takes the place
+    of Lightning's ``ModelCheckpoint``, so leave the Trainer's ``enable_checkpointing`` as it is.
+
+    Args:
+        every: Images from one checkpoint to the next; None makes ten in a run.
+        keep: How many to keep, the newest; 0 keeps all.
+        minutes: Save after so many minutes too.
+
+    Raises:
+        ValueError: If a number is out of range; or, when training starts, if a new run would be
+            saved among the checkpoints of another.
+        OSError: If a checkpoint cannot be written; the older ones are still there.
+        NonFiniteError: If a loss or parameter is not finite; nothing is saved then.
+
+    Example:
+        >>> checkpoint = Checkpoint(every="50k", keep=1)
+        >>> # Trainer(callbacks=[checkpoint]).fit(method, data)
+    """
+
+    def __init__(
+        self, every: Count | None = None, keep: int = 3, minutes: float | None = None
+    ) -> None:
+        if keep < 0:
+            raise ValueError(f"keep must be at least 0 (0 keeps all), got {keep}.")
+        if minutes is not None and minutes <= 0:
+            raise ValueError(f"minutes must be above 0, or None for never, got {minutes}.")
+        self.keep = keep
+        self.minutes = minutes
+        self._cadence = Cadence(every, parts=10)
+        self._folder = Path()
+        self._saved = 0
+        self._saved_at = 0.0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the folder: is it this run's?"""
+        method = method_of(pl_module)
+        self._folder = run_folder(trainer) / "checkpoints"
+        self._cadence.start(method)
+        self._saved = method.images_seen
+        self._saved_at = time.monotonic()
+        if not trainer.is_global_zero:
+            return
+        newest = newest_checkpoint(self._folder)
+        if newest is not None and not method.images_seen:
+            raise ValueError(
+                f"{self._folder} holds checkpoints of an earlier run, such as {newest.name}; "
+                "resume that run (fit with ckpt_path, or `imgsynth resume`), or choose another "
+                "folder."
+            )
+        for left_over in self._folder.glob("images-*.ckpt.part"):
+            left_over.unlink()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401, ARG002
+        batch: Any,  # noqa: ANN401, ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Save if it is due, or if this update is the last."""
+        method = method_of(pl_module)
+        last = trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
+        if self._cadence.due(method) | self._late(trainer, method) | last:
+            self._save(trainer, method)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save what the last checkpoint does not hold, if the run ended at the end of an epoch."""
+        method = method_of(pl_module)
+        if method.images_seen != self._saved:
+            self._save(trainer, method)
+
+    def _late(self, trainer: Trainer, method: Method) -> bool:
+        """Say whether the minutes are over; by the clock of the first rank, for all."""
+        if self.minutes is None:
+            return False
+        late = time.monotonic() - self._saved_at >= 60 * self.minutes
+        if trainer.world_size == 1:
+            return late
+        if method.updates % method.log_every:
+            return False
+        return bool(trainer.strategy.broadcast(late))
+
+    def _save(self, trainer: Trainer, method: Method) -> None:
+        method.check_finite()
+        path = self._folder / f"images-{method.images_seen:012d}.ckpt"
+        # Beside its final place: the temporary file that Lightning writes may be on another
+        # disk, from where moving it is copying, which can break off half-way.
+        part = path.with_name(f"{path.name}.part")
+        try:
+            trainer.save_checkpoint(part)
+            if trainer.is_global_zero:
+                _publish(part, path)
+        except OSError as error:
+            raise self._failure(path, error) from error
+        finally:
+            if trainer.is_global_zero and part.is_file():
+                part.unlink()
+        self._saved = method.images_seen
+        self._saved_at = time.monotonic()
+        if trainer.is_global_zero:
+            self._prune(method.images_seen)
+
+    def _failure(self, path: Path, error: OSError) -> OSError:
+        newest = newest_checkpoint(self._folder)
+        advice = (
+            f"The last intact checkpoint is {newest}: resume from it when this is repaired."
+            if newest is not None
+            else "There is no earlier checkpoint."
+        )
+        failure = OSError(f"Could not save {path}: {error.strerror or error}. {advice}")
+        failure.errno = error.errno
+        return failure
+
+    def _prune(self, images: int) -> None:
+        """Delete what the newest makes superfluous; and what lies beyond, of a run set back."""
+        checkpoints = _checkpoints(self._folder)
+        numbers = sorted(number for number in checkpoints if number <= images)
+        keep = set(numbers[-self.keep :])  # all of them for 0
+        for number, path in checkpoints.items():
+            if number not in keep:
+                path.unlink(missing_ok=True)
+
+
+def newest_checkpoint(folder: str | Path) -> Path | None:
+    """Return the checkpoint with the most images of a run's folder; None if there is none.
+
+    Args:
+        folder: The run's folder, or the ``checkpoints`` in it.
+
+    Example:
+        >>> # newest_checkpoint("runs/digits")
+    """
+    inner = Path(folder) / "checkpoints"
+    checkpoints = _checkpoints(inner if inner.is_dir() else Path(folder))
+    return checkpoints[max(checkpoints)] if checkpoints else None
+
+
+def _checkpoints(folder: Path) -> dict[int, Path]:
+    if not folder.is_dir():
+        return {}
+    matches = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
+    return {int(match[1]): path for match, path in matches if match}
+
+
+def _publish(part: Path, path: Path) -> None:
+    """Give a written checkpoint its name, once it is on the disk."""
+    if not part.exists():  # Lightning passes over a PermissionError in silence
+        raise PermissionError(errno.EACCES, "no permission to write there")
+    if part.is_file():
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+    part.replace(path)

@@ -1,0 +1,119 @@
+"""Ctrl-C and SIGTERM end a run at an update boundary, so that it can continue exactly."""
+
+import contextlib
+import signal as signals
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from imgsynth.callbacks.base import method_of, run_folder
+from imgsynth.callbacks.checkpoint import newest_checkpoint
+from imgsynth.loggers.record import Record
+
+_SIGNALS = (signals.SIGINT, signals.SIGTERM)
+
+
+class GracefulStop(Callback):
+    """Stop after the present update on the first Ctrl-C or SIGTERM; a further Ctrl-C aborts.
+
+    :class:`Checkpoint` saves at that boundary, and ``fit`` returns as usual. On several devices
+    the ranks agree at the logging cadence. Handlers are in place while training runs, and only
+    in the main thread.
+
+    Attributes:
+        signal: The signal that stopped the run; None if none did. A command line exits with
+            128 + signal.
+
+    Example:
+        >>> stop = GracefulStop()
+        >>> # Trainer(callbacks=[stop, Checkpoint()]).fit(method, data)
+        >>> stop.signal
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, Callable[..., Any] | int | None] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Put our handlers in the place of Python's and Lightning's."""
+        self.signal = None
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signals.getsignal(number) for number in _SIGNALS}
+            for number in _SIGNALS:
+                signals.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self.signal is None:
+            self.signal = number
+            if number == signals.SIGINT:
+                _say("\nStopping after this update; Ctrl-C once more aborts at once.")
+        elif number == signals.SIGINT:
+            raise KeyboardInterrupt
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401, ARG002
+        batch: Any,  # noqa: ANN401, ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Stop if a signal came, to this rank or another."""
+        if trainer.world_size > 1:
+            method = method_of(pl_module)
+            if method.updates % method.log_every:
+                return
+            received = torch.tensor(self.signal or 0, device=method.device)
+            self.signal = int(trainer.strategy.reduce(received, reduce_op="max")) or None
+        if self.signal is not None:
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Say how to go on."""
+        self._restore()
+        if self.signal is not None and trainer.is_global_zero and not _reached_end(trainer):
+            _say(_advice(trainer))
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException  # noqa: ARG002
+    ) -> None:
+        """Put the handlers back."""
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            if signals.getsignal(number) == self._receive:
+                signals.signal(number, handler if handler is not None else signals.SIG_DFL)
+        self._before = {}
+
+
+def stopped(trainer: Trainer) -> bool:
+    """Say whether a signal is what ends the run."""
+    stops = (c for c in trainer.callbacks if isinstance(c, GracefulStop))  # type: ignore[attr-defined]
+    return any(stop.signal is not None for stop in stops)
+
+
+def _reached_end(trainer: Trainer) -> bool:
+    return 0 <= trainer.max_steps <= trainer.global_step
+
+
+def _advice(trainer: Trainer) -> str:
+    folder = run_folder(trainer)
+    newest = newest_checkpoint(folder)
+    if newest is None:
+        return "Stopped; nothing was saved, as there is no Checkpoint among the callbacks."
+    if any(isinstance(logger, Record) for logger in trainer.loggers):
+        return f"Stopped; continue with: imgsynth resume {folder}"
+    return f"Stopped; continue with: trainer.fit(method, data, ckpt_path={str(newest)!r})"
+
+
+def _say(line: str) -> None:
+    # A handler may interrupt a write to the same stream, which then refuses this one.
+    with contextlib.suppress(RuntimeError, OSError):
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()

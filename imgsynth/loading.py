@@ -1,0 +1,137 @@
+"""Methods back from their checkpoints, without pickle."""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from imgsynth.describe import build
+from imgsynth.methods.base import Method
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """Return the checkpoint that ``path`` names: itself, or the newest one of a run folder.
+
+    Raises:
+        FileNotFoundError: If there is none; the message says what was looked for.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise FileNotFoundError(f"There is no run or checkpoint at {str(path)!r}.")
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    # the name holds the images seen, padded with zeros
+    found = sorted(folder.glob("images-*.ckpt"), key=lambda p: p.name)
+    if not found:
+        raise FileNotFoundError(f"The folder {str(folder)!r} holds no checkpoint (images-*.ckpt).")
+    return found[-1]
+
+
+def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:  # noqa: ANN401
+    """Read a checkpoint of imgsynth; nothing in it can run code.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is truncated, holds pickled objects, or is not from imgsynth.
+    """
+    path = find_checkpoint(path)
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).partition("GLOBAL ")[2].split()[:1]
+        what = f" ({reason[0]})" if reason else ""
+        raise ValueError(
+            f"{str(path)!r} holds pickled Python objects{what}; refused, nothing of it was run. "
+            "Checkpoints of imgsynth hold tensors and plain data only."
+        ) from error
+    except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{str(path)!r} is truncated or no checkpoint ({path.stat().st_size} bytes)."
+        ) from error
+    if not isinstance(checkpoint, dict) or "imgsynth" not in checkpoint:
+        raise ValueError(f"{str(path)!r} was not saved by imgsynth: it has no 'imgsynth' section.")
+    return checkpoint
+
+
+def load(
+    path: str | Path,
+    *,
+    map_location: Any = "cpu",  # noqa: ANN401
+    trusted: tuple[str, ...] = (),
+    **overrides: Any,  # noqa: ANN401
+) -> Method:
+    """Rebuild a trained method from a run folder or a checkpoint.
+
+    Args:
+        path: A run folder (its newest checkpoint is taken) or a checkpoint.
+        map_location: Device to load to.
+        trusted: Packages other than imgsynth whose classes the checkpoint may name.
+        overrides: Constructor arguments to use instead of the recorded ones, such as
+            ``generator=MyNet()`` for a network that does not record how it was built.
+
+    Returns:
+        The method in evaluation mode. ``sample`` and the like use the averaged weights; the live
+        ones are there too.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint.
+        ValueError: If it cannot be read or rebuilt; the message says which argument to pass.
+
+    Example:
+        >>> # method = imgsynth.load("runs/demo")
+        >>> # images = method.sample(16, labels=3, seed=1)
+    """
+    checkpoint = read_checkpoint(path, map_location)
+    state = checkpoint["imgsynth"]
+    method: Method = build(state["method"], trusted=trusted, **overrides)
+    method.configure_model()
+    method.load_state_dict(checkpoint["state_dict"])
+    for name in ("seed", "updates", "images_seen"):
+        setattr(method, name, state[name])
+    return method.to(map_location).eval() if map_location is not None else method.eval()
+
+
+def warm_start(method: Method, path: str | Path, *, modules: tuple[str, ...] = ()) -> list[str]:
+    """Copy weights of another run into a new method, before training starts.
+
+    Unlike resuming, counters, optimisers and averages start afresh.
+
+    Args:
+        method: Where to copy to.
+        path: Run folder or checkpoint to copy from; its class may be another one.
+        modules: Names of the submodules to copy; none means all that both have.
+
+    Returns:
+        The names of the submodules copied.
+
+    Raises:
+        ValueError: If a module is missing in one of the two, or its shapes differ.
+    """
+    saved = read_checkpoint(path)["state_dict"]
+    available = {key.partition(".")[0] for key in saved} - {"ema"}
+    own = {name: module for name, module in method.named_children() if name != "ema"}
+    names = modules or tuple(name for name in own if name in available)
+    for name in names:
+        if name not in own or name not in available:
+            raise ValueError(
+                f"There is no module {name!r} to copy: the method has {sorted(own)}, "
+                f"{str(path)!r} has {sorted(available)}."
+            )
+        part = {k.partition(".")[2]: v for k, v in saved.items() if k.startswith(f"{name}.")}
+        _copy(own[name], part, name, path)
+    if method.ema is not None:
+        method.ema = None
+        method.configure_model()
+    return list(names)
+
+
+def _copy(module: nn.Module, state: dict[str, torch.Tensor], name: str, path: str | Path) -> None:
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise ValueError(f"{name!r} of {str(path)!r} does not fit: {reason}") from error

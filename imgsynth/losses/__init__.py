@@ -1,0 +1,36 @@
+"""Loss terms as pure functions of tensors."""
+
+from imgsynth.losses.adversarial import (
+    hinge_d_fake,
+    hinge_d_real,
+    hinge_g,
+    least_squares_d_fake,
+    least_squares_d_real,
+    least_squares_g,
+    minimax_g,
+    nonsaturating_d_fake,
+    nonsaturating_d_real,
+    nonsaturating_g,
+    wasserstein_d_fake,
+    wasserstein_d_real,
+    wasserstein_g,
+)
+from imgsynth.losses.penalties import gradient_penalty, zero_centred_penalty
+
+__all__ = [
+    "gradient_penalty",
+    "hinge_d_fake",
+    "hinge_d_real",
+    "hinge_g",
+    "least_squares_d_fake",
+    "least_squares_d_real",
+    "least_squares_g",
+    "minimax_g",
+    "nonsaturating_d_fake",
+    "nonsaturating_d_real",
+    "nonsaturating_g",
+    "wasserstein_d_fake",
+    "wasserstein_d_real",
+    "wasserstein_g",
+    "zero_centred_penalty",
+]

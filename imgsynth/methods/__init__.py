@@ -1,0 +1,16 @@
+"""Methods: one class an objective."""
+
+from imgsynth.methods.adversarial import AdversarialMethod
+from imgsynth.methods.base import Method, NonFiniteError, Sampler
+from imgsynth.methods.gan import GAN, LSGAN, WGANGP, HingeGAN
+
+__all__ = [
+    "GAN",
+    "LSGAN",
+    "WGANGP",
+    "AdversarialMethod",
+    "HingeGAN",
+    "Method",
+    "NonFiniteError",
+    "Sampler",
+]

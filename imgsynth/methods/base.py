@@ -1,0 +1,353 @@
+"""What every method has in common, whatever its objective."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from imgsynth import seeding
+from imgsynth.describe import Described, class_path, describe
+from imgsynth.ema import Average, averaging_weight
+from imgsynth.methods.meter import Meter
+from imgsynth.types import Batch, Count, parse_count
+
+CHUNK = 64
+"""Images generated at a time by :meth:`Sampler.sample`; part of what a seed means."""
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss term or a parameter became NaN or infinite."""
+
+
+class Method(Described, LightningModule):
+    """Base of all methods: averaged weights, images as the unit, named terms, exact resume.
+
+    A subclass states which submodules generate (``averaged``), writes ``training_step`` (or
+    inherits an engine that does) and calls :meth:`_begin` before and :meth:`_updated` after each
+    update.
+
+    Args:
+        ema_half_life: Half-life of the averaged weights in images; 0 turns averaging off.
+        ema_ramp_up: The half-life is at most this times the images seen.
+
+    Attributes:
+        averaged: Names of the submodules that generate; the average follows these.
+        batches_per_step: Micro-batches that one ``training_step`` consumes. The loader delivers
+            that many times the batch size.
+        ema: The averaged copies by name, made by :meth:`configure_model`; None without averaging.
+        updates: Updates done; equals ``trainer.global_step``.
+        images_seen: Real images consumed, on all devices.
+        total_images: The run's length in images; None if it has none.
+        seed: The run's seed. Every random number in a step is a function of it, the rank and
+            the number of the update.
+        latest: The means last reported, by key.
+    """
+
+    averaged: tuple[str, ...] = ()
+    batches_per_step: int = 1
+    ema: Average | None
+
+    def __init__(self, *, ema_half_life: Count = "10k", ema_ramp_up: float | None = 0.05) -> None:
+        super().__init__()
+        self._ema_half_life = parse_count(ema_half_life, "ema_half_life")
+        if ema_ramp_up is not None and ema_ramp_up <= 0:
+            raise ValueError(f"ema_ramp_up must be above 0, or None for none, got {ema_ramp_up}.")
+        self._ema_ramp_up = ema_ramp_up
+        self._live: dict[str, nn.Module] | None = None
+        self.ema = None
+        self.updates = 0
+        self.images_seen = 0
+        self.total_images: int | None = None
+        self.seed = 0
+        self.meter = Meter()
+        self.latest: dict[str, float] = {}
+        self.description: dict[str, Any] | None = None
+        self._state: dict[str, Any] | None = None
+
+    # -- life cycle ---------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Make the averaged copies; harmless when called again."""
+        if self.ema is None and self.averaged and self._ema_half_life:
+            self.ema = Average({name: getattr(self, name) for name in self.averaged})
+
+    def setup(self, stage: str) -> None:
+        """Agree on the run's seed. An author's ``setup`` must call this one."""
+        if stage == "fit":
+            self.seed = int(self.trainer.strategy.broadcast(seeding.run_seed()))
+
+    def on_fit_start(self) -> None:
+        """Restore what :meth:`on_load_checkpoint` found, now that the device is known."""
+        if self._state is not None:
+            self.meter.load_state_dict(self._state["meter"], self.device)
+            self._state = None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the counters, the open window and how the method was built, as plain data."""
+        checkpoint["imgsynth"] = {
+            "method": self.describe(),
+            "seed": self.seed,
+            "updates": self.updates,
+            "images_seen": self.images_seen,
+            "meter": self.meter.state_dict(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the counters back; refuse a checkpoint of another class."""
+        state = checkpoint.get("imgsynth")
+        if state is None:
+            raise ValueError(
+                "The checkpoint has no 'imgsynth' section: it was not saved by a method of "
+                "imgsynth, or the method's on_save_checkpoint did not call super()."
+            )
+        saved, own = state["method"]["class_path"], class_path(type(self))
+        if saved != own:
+            raise ValueError(f"The checkpoint holds {saved}, but this run trains {own}.")
+        self.seed = state["seed"]
+        self.updates = state["updates"]
+        self.images_seen = state["images_seen"]
+        self._state = state
+
+    def describe(self) -> dict[str, Any]:
+        """Return how this method was built: ``{class_path, init_args}``, plain data."""
+        described: dict[str, Any] = self.description or describe(self)
+        return described
+
+    # -- the step -----------------------------------------------------------------------------
+
+    def _begin(self, images: int) -> None:
+        """Before each update: seed the step, and learn the length of the run from the first one."""
+        seeding.seed_default_generators(self.seed, self.global_rank, self.updates)
+        if self.total_images is None:
+            steps = self.trainer.max_steps
+            if steps < 0 and self.trainer.max_epochs not in {None, -1}:
+                steps = int(self.trainer.estimated_stepping_batches)
+            if steps >= 0:
+                self.total_images = steps * images * self.trainer.world_size
+
+    def _updated(self, images: int) -> None:
+        """After each update: count, average, and report when a row is due.
+
+        Args:
+            images: Real images which the update consumed on this device.
+        """
+        images *= self.trainer.world_size
+        self.updates += 1
+        self.images_seen += images
+        if self.ema is not None:
+            half_life, ramp_up = self._ema_half_life, self._ema_ramp_up
+            weight = averaging_weight(images, self.images_seen, half_life, ramp_up)
+            self.ema.follow(self._live_modules(), weight)
+        if self.updates % self.log_every == 0:
+            self._report()
+
+    @property
+    def log_every(self) -> int:
+        """Updates between two reports: the Trainer's ``log_every_n_steps``."""
+        every: int = getattr(self.trainer, "log_every_n_steps", 0)
+        return every or 50
+
+    def _report(self) -> None:
+        """Close the window: check it, hand its means to the loggers, the bar and callbacks."""
+        means = self._means()
+        self.meter.reset()
+        progress = {"progress/images": self.images_seen, "progress/updates": self.updates}
+        self.latest = {**means, **progress}
+        for logger in self.loggers:
+            logger.log_metrics(dict(self.latest), step=self.updates)
+        self.trainer.callback_metrics.update({k: torch.tensor(v) for k, v in means.items()})
+
+    def _means(self) -> dict[str, float]:
+        """Return the window's means over all ranks; raise if one is not finite."""
+        names, totals = self.meter.totals()
+        if not names:
+            return {}
+        totals = self.trainer.strategy.reduce(totals, reduce_op="mean")
+        values = (totals[:, 0] / totals[:, 1]).tolist()
+        means = dict(zip(names, values, strict=True))
+        bad = [name for name, value in means.items() if not -float("inf") < value < float("inf")]
+        if bad:
+            raise NonFiniteError(
+                f"{bad[0]} became {means[bad[0]]} within the {self.log_every} updates before "
+                f"update {self.updates} ({self.images_seen} images). The last checkpoint is from "
+                "before; try a lower learning rate, gradient clipping or 32-bit precision."
+            )
+        return means
+
+    def check_finite(self) -> None:
+        """Raise if a term of the open window or a parameter is not finite (a host sync).
+
+        Every checkpoint is preceded by this, so that a good one is never replaced by NaN.
+
+        Raises:
+            NonFiniteError: Naming the term or parameter.
+        """
+        self._means()
+        names, tensors = zip(*self.named_parameters(), strict=True)
+        finite = torch.stack([torch.isfinite(t).all() for t in tensors]).tolist()
+        if not all(finite):
+            raise NonFiniteError(
+                f"The parameter {names[finite.index(False)]!r} is not finite after update "
+                f"{self.updates}; nothing was saved. Try a lower learning rate or clipping."
+            )
+
+    # -- averaged weights ---------------------------------------------------------------------
+
+    def _live_modules(self) -> dict[str, nn.Module]:
+        return self._live or {name: self._modules[name] for name in self.averaged}  # type: ignore[misc]
+
+    @contextmanager
+    def ema_weights(self) -> Iterator[None]:
+        """Exchange the modules that generate for their averages, for the time of a ``with``.
+
+        Every evaluation, sample and export runs inside it. Without averaging, or when already
+        inside, nothing is exchanged.
+
+        Example:
+            >>> # with method.ema_weights():
+            >>> #     images = method.generate(latents)
+        """
+        if self.ema is None or self._live is not None:
+            yield
+            return
+        self._live = self._live_modules()
+        try:
+            for name in self.averaged:
+                self._modules[name] = self.ema[name]
+            yield
+        finally:
+            self._modules.update(self._live)
+            self._live = None
+
+    @contextmanager
+    def evaluating(self, *, ema: bool = True) -> Iterator[None]:
+        """Evaluation mode, no gradients and, with ``ema``, averaged weights; all put back after.
+
+        The random streams of training are untouched by what happens inside, as each step seeds
+        its own.
+        """
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            with torch.no_grad(), self.ema_weights() if ema else _nothing():
+                yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    # -- what to show -------------------------------------------------------------------------
+
+    def pictures(self, batch: Batch | None = None) -> Mapping[str, Tensor]:
+        """Return what shows the state of training, as named grids ``(C, H, W)`` in [-1, 1].
+
+        Called in evaluation mode with averaged weights. The record, W&B and the command line
+        show the same ones.
+
+        Args:
+            batch: Real images, for methods that reconstruct or restore; None where there are none.
+        """
+        return {}
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+class Sampler:
+    """Capability of methods that generate images from latents.
+
+    A class has it by inheriting it next to :class:`Method` and writing :meth:`latents` and
+    :meth:`generate`.
+
+    Attributes:
+        num_classes: Classes the generator takes labels of; 0 if it takes none.
+    """
+
+    num_classes: int = 0
+
+    def latents(self, num: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw ``(num, ...)`` latents on the CPU from a CPU generator (None: the default one)."""
+        raise TypeError(f"{type(self).__name__} must define latents(num, generator).")
+
+    def generate(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Turn latents into images ``(num, C, H, W)`` in [-1, 1]."""
+        raise TypeError(f"{type(self).__name__} must define generate(latents, labels).")
+
+    def sample(
+        self,
+        num: int,
+        labels: Tensor | int | None = None,
+        *,
+        seed: int = 0,
+        ema: bool = True,
+    ) -> Tensor:
+        """Generate images that depend on the weights, the seed, their place and label alone.
+
+        Images are made in chunks of 64, chunk c from latents seeded by (seed, c). Image i is
+        therefore the same whether 10 or 10,000 are asked for.
+
+        Args:
+            num: How many.
+            labels: ``(num,)`` int64, or one label for all. None: every class in turn, so that
+                ten columns of a grid show ten classes.
+            seed: Chooses the latents.
+            ema: Whether to use the averaged weights.
+
+        Returns:
+            ``(num, C, H, W)`` in [-1, 1], on the method's device.
+
+        Raises:
+            ValueError: If ``num`` is below 1, or the labels do not fit.
+
+        Example:
+            >>> # images = method.sample(100, labels=3, seed=1)
+        """
+        return torch.cat(list(self.sample_chunks(num, labels, seed=seed, ema=ema)))
+
+    def sample_chunks(
+        self,
+        num: int,
+        labels: Tensor | int | None = None,
+        *,
+        seed: int = 0,
+        ema: bool = True,
+    ) -> Iterator[Tensor]:
+        """Yield what :meth:`sample` returns in chunks, for more images than memory holds."""
+        assert isinstance(self, Method)
+        labels = self._sample_labels(num, labels)
+        for chunk, start in enumerate(range(0, num, CHUNK)):
+            latents = self.latents(CHUNK, seeding.generator(seed, "latents", chunk))
+            wanted = None
+            if labels is not None:
+                part = labels[start : start + CHUNK]
+                wanted = nn.functional.pad(part, (0, CHUNK - len(part))).to(self.device)
+            with self.evaluating(ema=ema):
+                images = self.generate(latents.to(self.device), wanted)
+            yield images[: num - start]
+
+    def _sample_labels(self, num: int, labels: Tensor | int | None) -> Tensor | None:
+        if num < 1:
+            raise ValueError(f"The number of samples must be at least 1, got {num}.")
+        if not self.num_classes:
+            if labels is not None:
+                raise ValueError("The generator is unconditional: it takes no labels.")
+            return None
+        if labels is None:
+            return torch.arange(num) % self.num_classes
+        if isinstance(labels, int):
+            labels = torch.full((num,), labels)
+        labels = labels.cpu()
+        if labels.shape != (num,) or labels.dtype != torch.int64:
+            shape = tuple(labels.shape)
+            raise ValueError(
+                f"labels must be int64 of shape ({num},), got {labels.dtype} of shape {shape}."
+            )
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= self.num_classes:
+            wrong = low if low < 0 else high
+            raise ValueError(f"labels must be between 0 and {self.num_classes - 1}, got {wrong}.")
+        return labels

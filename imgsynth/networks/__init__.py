@@ -1,0 +1,6 @@
+"""Networks, one family a file."""
+
+from imgsynth.networks.dcgan import DCGANDiscriminator, DCGANGenerator
+from imgsynth.networks.mlp import MLPDiscriminator, MLPGenerator
+
+__all__ = ["DCGANDiscriminator", "DCGANGenerator", "MLPDiscriminator", "MLPGenerator"]
