@@ -56,8 +56,16 @@ def parse_count(value: Count, what: str = "a count of images") -> int:
 def batch_size(batch: Batch) -> int:
     """Return the number of samples, counted from the first tensor.
 
+    Raises:
+        ValueError: If the batch is no dict of tensors.
+
     Example:
         >>> batch_size({"image": torch.zeros(4, 1, 8, 8)})
         4
     """
+    if not isinstance(batch, dict) or not batch:
+        raise ValueError(
+            "A batch must be a dict of tensors such as {'image': ..., 'label': ...}, got "
+            f"{type(batch).__name__}; use a datamodule of imgsynth, or a loader of such dicts."
+        )
     return len(next(iter(batch.values())))

@@ -1,9 +1,6 @@
 """Seeds as pure functions of what is asked for."""
 
 import hashlib
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -30,18 +27,6 @@ def test_folded_seeds_differ_by_seed_tag_order_and_type():
     ]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= s < 2**63 for s in seeds)
-
-
-def test_a_folded_seed_is_the_same_in_another_process():
-    code = "from imgsynth.seeding import fold; print(fold(5, 'step', 12))"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert int(done.stdout) == seeding.fold(5, "step", 12)
 
 
 def test_the_bits_of_neighbouring_seeds_look_independent():

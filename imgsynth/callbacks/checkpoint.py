@@ -53,6 +53,7 @@ class Checkpoint(LightningCheckpoint):
         self.minutes = minutes
         self._cadence = Cadence(every, parts=10)
         self._folder = Path()
+        self._stopping = False
         self._saved = 0
         self._saved_at = 0.0
 
@@ -61,10 +62,9 @@ class Checkpoint(LightningCheckpoint):
         method = method_of(pl_module)
         self._folder = run_folder(trainer) / "checkpoints"
         self._cadence.start(method)
+        self._stopping = False
         self._saved = method.images_seen
         self._saved_at = time.monotonic()
-        if not trainer.is_global_zero:
-            return
         newest = newest_checkpoint(self._folder)
         if newest is not None and not method.images_seen:
             raise ValueError(
@@ -72,20 +72,24 @@ class Checkpoint(LightningCheckpoint):
                 "resume that run (fit with ckpt_path, or `imgsynth resume`), or choose another "
                 "folder."
             )
-        for left_over in self._folder.glob("images-*.ckpt.part"):
-            left_over.unlink()
+        if trainer.is_global_zero:
+            for left_over in self._folder.glob("images-*.ckpt.part"):
+                left_over.unlink()
 
     def on_train_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401, ARG002
-        batch: Any,  # noqa: ANN401, ARG002
-        batch_idx: int,  # noqa: ARG002
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
     ) -> None:
         """Save if it is due, or if this update is the last."""
         method = method_of(pl_module)
-        last = trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
+        # Once: a Trainer with min_steps may be told to stop and go on.
+        stops = trainer.should_stop and not self._stopping
+        self._stopping |= stops
+        last = stops or 0 <= trainer.max_steps <= trainer.global_step
         if self._cadence.due(method) | self._late(trainer, method) | last:
             self._save(trainer, method)
 
@@ -113,7 +117,8 @@ class Checkpoint(LightningCheckpoint):
         # disk, from where moving it is copying, which can break off half-way.
         part = path.with_name(f"{path.name}.part")
         try:
-            trainer.save_checkpoint(part)
+            # False: not the weights only. (Saving; nothing to do with loading weights_only.)
+            trainer.save_checkpoint(part, False)
             if trainer.is_global_zero:
                 _publish(part, path)
         except OSError as error:

@@ -39,14 +39,14 @@ class Length(Callback):
         """Set the limit before optimisers are made, as schedulers may ask for it."""
         if stage != "fit":
             return
-        if trainer.max_steps not in {-1, self._set} and not trainer.fast_dev_run:
+        if trainer.max_steps not in {-1, self._set} and not _is_trial(trainer):
             warnings.warn(
                 f"max_steps={trainer.max_steps} is ignored: Length({self.images}) decides.",
                 stacklevel=2,
             )
         self._per_update = None
         method = method_of(pl_module)
-        data = getattr(trainer, "datamodule", None)
+        data: Any = getattr(trainer, "datamodule", None)
         if hasattr(data, "fingerprint") and isinstance(getattr(data, "batch_size", None), int):
             self._per_update = data.batch_size * method.batches_per_step * trainer.world_size
         self._apply(trainer, method)
@@ -57,7 +57,7 @@ class Length(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the limit again, now that the loader can be asked for its batch size."""
-        loader = trainer.train_dataloader
+        loader: Any = trainer.train_dataloader
         per_update = getattr(loader, "images_per_step", None)  # on all devices
         if per_update is None and isinstance(getattr(loader, "batch_size", None), int):
             per_update = loader.batch_size * trainer.world_size
@@ -65,7 +65,11 @@ class Length(Callback):
         self._apply(trainer, method_of(pl_module))
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int  # noqa: ANN401, ARG002
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
     ) -> None:
         """Set the limit from the first batch, if nothing else told its size."""
         if self._per_update is None:
@@ -73,7 +77,7 @@ class Length(Callback):
             self._apply(trainer, method_of(pl_module))
 
     def _apply(self, trainer: Trainer, method: Method) -> None:
-        if trainer.fast_dev_run:
+        if _is_trial(trainer):
             return
         # An update consumes at least one image; so much is known before the batch size is.
         per_update = self._per_update or 1
@@ -83,3 +87,8 @@ class Length(Callback):
         trainer.fit_loop.max_epochs = -1
         if self._per_update is not None or not updates:
             method.total_images = method.images_seen + updates * per_update
+
+
+def _is_trial(trainer: Trainer) -> bool:
+    """Say whether ``fast_dev_run`` decides the length."""
+    return bool(getattr(trainer, "fast_dev_run", False))

@@ -6,14 +6,16 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from tqdm.auto import tqdm
+from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
 from imgsynth.callbacks.base import method_of
 from imgsynth.methods.base import Method
 
 _SECONDS_PER_REFRESH = 0.5
 _SECONDS_PER_LINE = 30.0
-_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} images [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
+_FORMAT = (
+    "{l_bar}{bar}| {n_fmt}/{total_fmt} images [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
+)
 
 
 class Progress(ProgressBar):
@@ -44,12 +46,12 @@ class Progress(ProgressBar):
         """Show again."""
         self._enabled = True
 
-    def print(self, *args: Any, sep: str = " ", **kwargs: Any) -> None:  # noqa: ANN401, ARG002
+    def print(self, *args: Any, sep: str = " ", **kwargs: Any) -> None:  # noqa: ANN401
         """Write a line that does not break the bar."""
         if self._enabled:
             tqdm.write(sep.join(map(str, args)), file=sys.stderr)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin at the images seen before."""
         method = method_of(pl_module)
         self._interactive = sys.stderr.isatty() or "ipykernel" in sys.modules
@@ -71,9 +73,9 @@ class Progress(ProgressBar):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401, ARG002
-        batch: Any,  # noqa: ANN401, ARG002
-        batch_idx: int,  # noqa: ARG002
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
     ) -> None:
         """Show what is new, if it is time to."""
         if not self._enabled:
@@ -89,14 +91,14 @@ class Progress(ProgressBar):
             self._tenth = _tenth(method)
             self._write_line(method, now)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show where it ended."""
         if self._bar is not None:
             self._refresh(method_of(pl_module))
             self._close()
 
     def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException  # noqa: ARG002
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Leave the bar where it was."""
         self._close()
@@ -118,7 +120,7 @@ class Progress(ProgressBar):
         parts = [f"{seen:,} images", f"{rate:,.0f} images/s"]
         if total:
             parts[0] = f"{100 * seen // total:3d}% {seen:,}/{total:,} images"
-            parts.append(f"{tqdm.format_interval((total - seen) / rate)} left")
+            parts.append(f"{tqdm.format_interval(max(0, total - seen) / rate)} left")
         sys.stderr.write(", ".join([*parts, _losses(method)]).removesuffix(", ") + "\n")
         sys.stderr.flush()
 

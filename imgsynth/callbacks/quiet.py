@@ -12,10 +12,18 @@ _WARNINGS = (
     r".*is smaller than the logging interval.*",
     # The length of a run is given in images.
     r"`max_epochs` was not set.*",
+    # A datamodule has held-out images, whether or not the method validates by itself.
+    r"You passed in a `val_dataloader` but have no `validation_step`.*",
     # About a class that torch renamed and Lightning still uses.
     r".*LeafSpec.*is deprecated.*",
 )
-_LINES = ("💡 Tip", "`Trainer.fit` stopped: `max_steps", "GPU available", "TPU available", "HPU available")
+_LINES = (
+    "💡 Tip",
+    "`Trainer.fit` stopped: `max_steps",
+    "GPU available",
+    "TPU available",
+    "HPU available",
+)
 
 
 def _concerns_us(record: logging.LogRecord) -> bool:

@@ -69,9 +69,9 @@ class Samples(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401, ARG002
-        batch: Any,  # noqa: ANN401, ARG002
-        batch_idx: int,  # noqa: ARG002
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
     ) -> None:
         """Draw a sheet if one is due."""
         method = method_of(pl_module)
@@ -111,7 +111,7 @@ class Samples(Callback):
 
 def _real_images(trainer: Trainer, method: Method) -> Batch | None:
     """Return the same real images each time, held out from training if there are such."""
-    data = getattr(trainer, "datamodule", None)
+    data: Any = getattr(trainer, "datamodule", None)
     if not (hasattr(data, "reference") and hasattr(data, "splits")):
         return None
     split = next(split for split in ("val", "test", "train") if split in data.splits)

@@ -39,7 +39,7 @@ class GracefulStop(Callback):
         self.signal: int | None = None
         self._before: dict[int, Callable[..., Any] | int | None] = {}
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put our handlers in the place of Python's and Lightning's."""
         self.signal = None
         if threading.current_thread() is threading.main_thread():
@@ -47,7 +47,7 @@ class GracefulStop(Callback):
             for number in _SIGNALS:
                 signals.signal(number, self._receive)
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.signal is None:
             self.signal = number
             if number == signals.SIGINT:
@@ -59,9 +59,9 @@ class GracefulStop(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401, ARG002
-        batch: Any,  # noqa: ANN401, ARG002
-        batch_idx: int,  # noqa: ARG002
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
     ) -> None:
         """Stop if a signal came, to this rank or another."""
         if trainer.world_size > 1:
@@ -73,14 +73,14 @@ class GracefulStop(Callback):
         if self.signal is not None:
             trainer.should_stop = True
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say how to go on."""
         self._restore()
         if self.signal is not None and trainer.is_global_zero and not _reached_end(trainer):
             _say(_advice(trainer))
 
     def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException  # noqa: ARG002
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Put the handlers back."""
         self._restore()

@@ -79,7 +79,7 @@ class Record(Logger):
     # -- the start ----------------------------------------------------------------------------
 
     @rank_zero_only
-    def log_graph(self, model: nn.Module, input_array: Tensor | None = None) -> None:  # noqa: ARG002
+    def log_graph(self, model: nn.Module, input_array: Tensor | None = None) -> None:
         """Begin, or note that the run resumes: the call Lightning makes before training."""
         if isinstance(model, Method) and model.trainer.state.fn == TrainerFn.FITTING:
             self._method = model
@@ -130,9 +130,7 @@ class Record(Logger):
     # -- rows and pictures --------------------------------------------------------------------
 
     @rank_zero_only
-    def log_metrics(
-        self, metrics: Mapping[str, float], step: int | None = None  # type: ignore[override]
-    ) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append a row.
 
         Args:
@@ -260,8 +258,10 @@ def _data(datamodule: object) -> dict[str, Any] | None:
     splits = {}
     if hasattr(datamodule, "fingerprint_of") and hasattr(datamodule, "splits"):
         for split in datamodule.splits:
-            images = sum(1 for _ in datamodule.fingerprint(split))  # type: ignore[attr-defined]
-            splits[split] = {"images": images, "fingerprint": datamodule.fingerprint_of(split)}
+            splits[split] = {
+                "images": datamodule.num_images(split),  # type: ignore[attr-defined]
+                "fingerprint": datamodule.fingerprint_of(split),
+            }
     return {**describe(datamodule), "splits": splits}
 
 
@@ -299,7 +299,7 @@ def _git(diff: Path) -> dict[str, Any] | None:
 def _run_git(*arguments: str) -> bytes | None:
     try:
         done = subprocess.run(
-            ["git", *arguments],  # noqa: S607
+            ["git", *arguments],
             capture_output=True,
             check=True,
             timeout=10,

@@ -56,6 +56,7 @@ class AdversarialMethod(Method):
         self,
         generator: nn.Module,
         discriminator: nn.Module,
+        *,
         augment: nn.Module | None = None,
         generator_optimizer: Optimizer = Adam(),
         discriminator_optimizer: Optimizer = Adam(),
@@ -122,8 +123,9 @@ class AdversarialMethod(Method):
         images = batch_size(batch)
         self._begin(images)
         self._schedule()
-        for index, part in enumerate(self._cut(batch, self.batches_per_step)):
-            chunks = self._cut(part, self.accumulate)
+        parts = self._cut(batch, "discriminator_steps", self.batches_per_step)
+        for index, part in enumerate(parts):
+            chunks = self._cut(part, "accumulate", self.accumulate)
             last = index == self.batches_per_step - 1
             with_graph = last and len(chunks) == 1
             fakes = [self._fakes(chunk, index, i, with_graph) for i, chunk in enumerate(chunks)]
@@ -141,12 +143,11 @@ class AdversarialMethod(Method):
         assert isinstance(both, list)
         return both
 
-    def _cut(self, batch: Batch, parts: int) -> list[Batch]:
+    def _cut(self, batch: Batch, what: str, parts: int) -> list[Batch]:
         if parts == 1:
             return [batch]
         size = batch_size(batch)
         if size % parts:
-            what = "discriminator_steps" if parts == self.batches_per_step else "accumulate"
             raise ValueError(
                 f"A batch of {size} images cannot be cut into {what} = {parts} equal parts."
                 + (
@@ -195,6 +196,14 @@ class AdversarialMethod(Method):
     def _total(self, losses: Losses, player: str) -> Tensor:
         if not losses:
             raise ValueError(f"{type(self).__name__}.{player}_loss returned no terms.")
+        for name, value in losses.items():
+            if not isinstance(value, Tensor) or value.ndim:
+                shape = getattr(value, "shape", None)
+                came = type(value).__name__ if shape is None else f"shape {tuple(shape)}"
+                raise ValueError(
+                    f"{type(self).__name__}.{player}_loss: the term {name!r} must be a scalar "
+                    f"tensor, got {came}; take its mean or its sum."
+                )
         return sum(losses.values())  # type: ignore[return-value]
 
     @contextmanager

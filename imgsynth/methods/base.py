@@ -81,6 +81,7 @@ class Method(Described, LightningModule):
 
     def on_fit_start(self) -> None:
         """Restore what :meth:`on_load_checkpoint` found, now that the device is known."""
+        self.meter.reset()
         if self._state is not None:
             self.meter.load_state_dict(self._state["meter"], self.device)
             self._state = None
@@ -326,7 +327,7 @@ class Sampler:
                 part = labels[start : start + CHUNK]
                 wanted = nn.functional.pad(part, (0, CHUNK - len(part))).to(self.device)
             with self.evaluating(ema=ema):
-                images = self.generate(latents.to(self.device), wanted)
+                images = self.generate(latents.to(self.device, self.dtype), wanted)
             yield images[: num - start]
 
     def _sample_labels(self, num: int, labels: Tensor | int | None) -> Tensor | None:
@@ -340,7 +341,7 @@ class Sampler:
             return torch.arange(num) % self.num_classes
         if isinstance(labels, int):
             labels = torch.full((num,), labels)
-        labels = labels.cpu()
+        labels = torch.as_tensor(labels).cpu()
         if labels.shape != (num,) or labels.dtype != torch.int64:
             shape = tuple(labels.shape)
             raise ValueError(

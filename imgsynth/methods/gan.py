@@ -46,13 +46,16 @@ class GAN(Sampler, AdversarialMethod):
         self,
         generator: nn.Module,
         discriminator: nn.Module,
+        *,
         latent_dim: int | None = None,
         minimax: bool = False,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(generator, discriminator, **kwargs)
-        self.latent_dim = latent_dim if latent_dim is not None else _latent_dim(generator)
-        self.num_classes = getattr(generator, "num_classes", 0)
+        self.latent_dim = _latent_dim(generator, latent_dim)
+        self.num_classes = (
+            _stated(generator, "num_classes") or _stated(discriminator, "num_classes") or 0
+        )
         self.minimax = minimax
         if minimax:
             warnings.warn(
@@ -61,7 +64,7 @@ class GAN(Sampler, AdversarialMethod):
                 stacklevel=2,
             )
         for attribute in ("image_shape", "num_classes"):
-            ours, theirs = (getattr(n, attribute, None) for n in (generator, discriminator))
+            ours, theirs = (_stated(network, attribute) for network in (generator, discriminator))
             if ours is not None and theirs is not None and ours != theirs:
                 raise ValueError(
                     f"The generator has {attribute} = {ours}, the discriminator {theirs}; "
@@ -80,7 +83,7 @@ class GAN(Sampler, AdversarialMethod):
                 f"The generator makes images of shape {made} (channels, height, width), but the "
                 f"data holds {tuple(data.image_shape)}; build the networks with the data's shape."
             )
-        classes = data.num_classes
+        classes = getattr(data, "num_classes", self.num_classes)
         if self.num_classes and classes != self.num_classes:
             has = f"{classes} classes" if classes else "no labels"
             raise ValueError(
@@ -163,10 +166,11 @@ class HingeGAN(GAN):
         self,
         generator: nn.Module,
         discriminator: nn.Module,
+        *,
         latent_dim: int | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        super().__init__(generator, discriminator, latent_dim, **kwargs)
+        super().__init__(generator, discriminator, latent_dim=latent_dim, **kwargs)
 
     def discriminator_loss(self, batch: Batch, fakes: Batch) -> Losses:
         """Real logits beyond 1 and fake logits beyond -1 are good enough."""
@@ -202,13 +206,14 @@ class LSGAN(GAN):
         self,
         generator: nn.Module,
         discriminator: nn.Module,
+        *,
         latent_dim: int | None = None,
         real_label: float = 1.0,
         fake_label: float = 0.0,
         generator_label: float = 1.0,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        super().__init__(generator, discriminator, latent_dim, **kwargs)
+        super().__init__(generator, discriminator, latent_dim=latent_dim, **kwargs)
         self.real_label = real_label
         self.fake_label = fake_label
         self.generator_label = generator_label
@@ -251,6 +256,7 @@ class WGANGP(GAN):
         self,
         generator: nn.Module,
         discriminator: nn.Module,
+        *,
         latent_dim: int | None = None,
         penalty_weight: float = 10.0,
         discriminator_steps: int = 5,
@@ -261,7 +267,7 @@ class WGANGP(GAN):
         super().__init__(
             generator,
             discriminator,
-            latent_dim,
+            latent_dim=latent_dim,
             discriminator_steps=discriminator_steps,
             generator_optimizer=generator_optimizer,
             discriminator_optimizer=discriminator_optimizer,
@@ -295,11 +301,23 @@ class WGANGP(GAN):
         return {"adversarial": losses.wasserstein_g(logits)}
 
 
-def _latent_dim(generator: nn.Module) -> int:
+def _stated(network: nn.Module, attribute: str) -> Any:  # noqa: ANN401
+    """Return what a network states about itself, None where it says nothing."""
+    value = getattr(network, attribute, None)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _latent_dim(generator: nn.Module, given: int | None) -> int:
     """Take the length of a latent from the generator: its attribute, else its first layer."""
     stated = getattr(generator, "latent_dim", None)
     if isinstance(stated, int):
+        if given not in {None, stated}:
+            raise ValueError(
+                f"The generator has latent_dim = {stated}, got latent_dim = {given}; leave it out."
+            )
         return stated
+    if given is not None:
+        return given
     for module in generator.modules():
         if isinstance(module, nn.Linear):
             return module.in_features

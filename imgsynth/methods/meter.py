@@ -73,6 +73,9 @@ class Meter:
     def load_state_dict(self, state: list[dict[str, Any]], device: torch.device) -> None:
         """Continue the window that :meth:`state_dict` described."""
         self._windows = {
-            tuple(entry["key"]): (list(entry["sums"].to(device).unbind()), [entry["weight"]])
+            tuple(entry["key"]): (
+                list(entry["sums"].to(device, copy=True).unbind()),
+                [entry["weight"]],
+            )
             for entry in state
         }

@@ -1,0 +1,80 @@
+"""What a user is told when something is wrong: at most three lines, and what to do about it."""
+
+import difflib
+import os
+from collections.abc import Iterable
+
+EXIT_CODE = 2
+_TRACEBACK = "IMGSYNTH_TRACEBACK"
+_MOST_NAMES = 16
+
+
+class UsageError(ValueError):
+    """A mistake on the command line or in a configuration.
+
+    Args:
+        wrong: What was wrong, as a sentence.
+        expected: What was expected, as a sentence.
+        hint: What was probably meant, or how to find out.
+    """
+
+    def __init__(self, wrong: str, expected: str = "", hint: str = "") -> None:
+        super().__init__(wrong)
+        self.lines = [line for line in (wrong, expected, hint) if line]
+
+
+def nearest(word: str, names: Iterable[str], most: int = 1) -> list[str]:
+    """Return the names that were probably meant, the likeliest first; none if nothing is close.
+
+    Example:
+        >>> nearest("HingGAN", ["GAN", "HingeGAN", "LSGAN"])
+        ['HingeGAN']
+    """
+    by_lower = {name.lower(): name for name in names}
+    lower = word.lower()
+    starting = [name for name in by_lower if lower and name.startswith(lower)]
+    close = difflib.get_close_matches(lower, by_lower, n=most, cutoff=0.6)
+    found = list(dict.fromkeys([*(close if lower in by_lower else starting), *close]))
+    return [by_lower[name] for name in found[:most]]
+
+
+def did_you_mean(words: Iterable[str]) -> str:
+    """Return ``Did you mean a or b?``, or nothing if there is nothing to propose."""
+    words = list(words)
+    return f"Did you mean {' or '.join(words)}?" if words else ""
+
+
+def listing(names: Iterable[str], nothing: str = "none") -> str:
+    """Return names with commas, cut short if they are many."""
+    names = list(names)
+    more = f", ... ({len(names) - _MOST_NAMES} more)" if len(names) > _MOST_NAMES else ""
+    return (", ".join(names[:_MOST_NAMES]) or nothing) + more
+
+
+def is_expected(error: BaseException) -> bool:
+    """Say whether an exception is about what the user gave, rather than a fault of ours.
+
+    Users' mistakes are :class:`ValueError`, those of their disk :class:`OSError`, those of their
+    numbers :class:`FloatingPointError`. Lightning's own error has a name, but importing it would
+    cost ten seconds.
+    """
+    if isinstance(error, ValueError | OSError | FloatingPointError):
+        return True
+    return any(cls.__name__ == "MisconfigurationException" for cls in type(error).__mro__)
+
+
+def wants_traceback() -> bool:
+    """Say whether the user asked to see where an error came from."""
+    return os.environ.get(_TRACEBACK, "") not in {"", "0"}
+
+
+def message(error: BaseException) -> str:
+    """Return the lines to show for an expected error, at most three."""
+    if isinstance(error, UsageError):
+        lines = error.lines
+    elif isinstance(error, OSError) and error.strerror and error.filename is not None:
+        lines = [f"{error.strerror}: {str(error.filename)!r}."]
+    else:
+        lines = [" ".join(str(error).split()) or type(error).__name__]
+        lines.append(f"({type(error).__name__}; {_TRACEBACK}=1 shows where it comes from.)")
+    return "imgsynth: " + "\n".join(" ".join(line.split()) for line in lines[:3])

@@ -1,0 +1,250 @@
+"""Train a model, and continue training it."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from imgsynth.cli import recipes, runs
+from imgsynth.cli.arguments import Options, Parser, split
+from imgsynth.cli.errors import UsageError, did_you_mean, listing, nearest
+
+_RUN = ("name", "out")
+
+
+def fit(argv: list[str]) -> int:
+    """Start a run: ``imgsynth fit``.
+
+    Args:
+        argv: What follows the command.
+
+    Returns:
+        The exit code: 0, or 128 + signal if a signal stopped the run.
+
+    Raises:
+        UsageError: If the command line is wrong.
+    """
+    options, flags = split(argv, {"print_config"})
+    configs = [recipes.find(value) for name, value in options if name == "config"]
+    named = {name: value for name, value in options if name in _RUN}
+    options = [o for o in options if o[0] not in {"config", *_RUN}]
+    check_names(options)
+
+    from imgsynth.cli import parser
+
+    _make_working_directory_importable()
+    config = parser.parse(configs, options)
+    if "print_config" in flags:
+        print(parser.dump(config), end="")
+        return 0
+    _check_numbers(config)
+    stem = configs[-1].stem if configs else ""
+    proposal = stem if stem and stem != "config" else _proposal(config)
+    folder = runs.new_folder(named.get("out", "runs"), named.get("name"), proposal)
+    return _train(config, folder, None)
+
+
+def check_names(options: Options) -> None:
+    """Refuse options whose first word is unknown, before anything slow is imported.
+
+    Raises:
+        UsageError: If there is one.
+    """
+    groups = ["model", "data", "trainer", "samples", "checkpoint"]
+    known = [*groups, "config", "images", "seed", "name", "out", "print_config"]
+    for name, _ in options:
+        first = name.partition(".")[0]
+        if first not in known or (first not in groups and first != name):
+            meant = nearest(first if first not in known else name, known)
+            raise UsageError(
+                f"There is no option --{name}.",
+                f"Options: {listing(f'--{k}' for k in known)}.",
+                did_you_mean(f"--{m}" for m in meant),
+            )
+
+
+def resume(argv: list[str]) -> int:
+    """Continue a run in its folder: ``imgsynth resume``.
+
+    Args:
+        argv: What follows the command.
+
+    Returns:
+        The exit code: 0, or 128 + signal if a signal stopped the run.
+
+    Raises:
+        UsageError: If the command line is wrong, or there is no such run.
+    """
+    parser = Parser(
+        "resume",
+        "Continue a run from its newest checkpoint, in the same folder, as if it had never been\n"
+        "interrupted. A run without a checkpoint starts again.",
+        "examples:\n  imgsynth resume runs/demo\n  imgsynth resume runs/demo --images 1M",
+    )
+    parser.add_argument("run", metavar="RUN", help="folder of a run, or one of its checkpoints")
+    parser.add_argument("--images", metavar="N", help="a new length, such as 400k")
+    given = parser.parse(argv)
+    path = runs.find_run(given.run)
+    source = runs.config_of(path)
+
+    from imgsynth.callbacks import newest_checkpoint
+    from imgsynth.cli.parser import parse
+    from imgsynth.loading import read_checkpoint
+
+    _make_working_directory_importable()
+    config = parse([source], [("images", given.images)] if given.images is not None else [])
+    _check_numbers(config)
+    folder = runs.folder_of(path)
+    checkpoint = path if path.is_file() else newest_checkpoint(folder)
+    if checkpoint is None:
+        print(f"{folder} has no checkpoint yet: it starts again.")
+        return _train(config, folder, None)
+    state = read_checkpoint(checkpoint)["imgsynth"]
+    if _is_complete(config, state):
+        print(
+            f"{folder} is complete: {state['images_seen']:,} images. "
+            f"--images with a larger number continues it."
+        )
+        return 0
+    return _train(config, folder, checkpoint)
+
+
+def _is_complete(config: dict[str, Any], state: dict[str, Any]) -> bool:
+    from imgsynth.types import parse_count
+
+    if config["images"] is not None:
+        return bool(state["images_seen"] >= parse_count(config["images"]))
+    steps = config["trainer"]["max_steps"]
+    return bool(0 <= steps <= state["updates"])
+
+
+def _make_working_directory_importable() -> None:
+    """Let ``--model my_package.MyGAN`` find modules of the working directory.
+
+    At the end of the path: a file called like an installed package does not hide it.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+
+
+def _proposal(config: dict[str, Any]) -> str:
+    parts = [config[name]["class_path"].rpartition(".")[2] for name in ("model", "data")]
+    return "-".join(parts).lower()
+
+
+def _check_numbers(config: dict[str, Any]) -> None:
+    """Check what the types do not say: the seed's range and the run's length."""
+    from imgsynth.types import parse_count
+
+    if not 0 <= config["seed"] < 2**32:
+        raise UsageError(f"--seed must be between 0 and {2**32 - 1}, got {config['seed']}.")
+    trainer = config["trainer"]
+    limits = [
+        f"--trainer.{name} {trainer[name]}"
+        for name, none in (("max_steps", -1), ("max_epochs", None), ("max_time", None))
+        if trainer[name] not in {none, -1}
+    ]
+    if config["images"] is None:
+        if not limits and not trainer["fast_dev_run"]:
+            raise UsageError(
+                "The run has no length.",
+                "Expected --images followed by the real images to see, such as 200k or 1.5M.",
+            )
+    elif parse_count(config["images"], "--images") < 1:
+        raise UsageError(f"--images must be at least 1, got {config['images']}.")
+    elif limits and not limits[0].startswith("--trainer.max_time"):
+        raise UsageError(
+            f"--images {config['images']} and {limits[0]} both say how long the run is.",
+            "Expected one of them.",
+        )
+
+
+def _train(config: dict[str, Any], folder: Path, checkpoint: Path | None) -> int:
+    from lightning.pytorch import seed_everything
+
+    from imgsynth.callbacks import GracefulStop, quiet
+    from imgsynth.cli import parser
+
+    quiet()
+    seed_everything(config["seed"], verbose=False)
+    data = parser.make(parser.typed({**config}).data)
+    parser.fill(config["model"], data)
+    typed = parser.typed(config)
+    method = parser.make(typed.model)
+    method.description = config["model"]
+    _check_engine(config["trainer"], method)
+    stop = GracefulStop()
+    trainer = _trainer(parser.make(typed.trainer), config, folder, stop)
+    runs.write_config(folder, f"# imgsynth fit -c {runs.CONFIG}\n{parser.dump(config)}")
+    _say(trainer, f"Run folder: {folder}")
+    where = str(checkpoint) if checkpoint is not None else None
+    trainer.fit(method, datamodule=data, ckpt_path=where, weights_only=True)
+    if stop.signal is not None:
+        return 128 + stop.signal
+    _say(trainer, _summary(method, folder))
+    return 0
+
+
+def _check_engine(trainer: dict[str, Any], method: Any) -> None:  # noqa: ANN401
+    """Name our own options for what Lightning cannot do with two optimisers."""
+    if method.automatic_optimization:
+        return
+    ours = {
+        "gradient_clip_val": "--model.generator_clip and --model.discriminator_clip",
+        "gradient_clip_algorithm": "--model.generator_clip and --model.discriminator_clip",
+        "accumulate_grad_batches": "--model.accumulate",
+    }
+    for name, instead in ours.items():
+        if trainer[name] not in {None, 1}:
+            raise UsageError(
+                f"--trainer.{name} does not work with two optimisers, as {type(method).__name__} "
+                "has them.",
+                f"Expected {instead}.",
+            )
+
+
+def _trainer(arguments: dict[str, Any], config: dict[str, Any], folder: Path, stop: Any) -> Any:  # noqa: ANN401
+    """Make the Trainer with our callbacks and record, and those the user adds."""
+    from lightning.pytorch import Trainer
+
+    from imgsynth.callbacks import Checkpoint, Length, Progress, Samples
+    from imgsynth.loggers import Record
+
+    callbacks = _listed(arguments.pop("callbacks"))
+    loggers = _listed(arguments.pop("logger"))
+    if arguments["enable_progress_bar"] is not False:
+        callbacks.append(Progress())
+    if config["images"] is not None:
+        callbacks.append(Length(config["images"]))
+    if arguments["max_epochs"] is None:
+        arguments["max_epochs"] = -1
+    if arguments["enable_model_summary"] is None:
+        arguments["enable_model_summary"] = False
+    callbacks += [stop, Samples(**config["samples"]), Checkpoint(**config["checkpoint"])]
+    return Trainer(
+        **arguments,
+        callbacks=callbacks,
+        logger=[Record(folder), *loggers],
+        default_root_dir=folder,
+        use_distributed_sampler=False,
+    )
+
+
+def _listed(value: Any) -> list[Any]:  # noqa: ANN401
+    if value is None or isinstance(value, bool):
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _say(trainer: Any, text: str) -> None:  # noqa: ANN401
+    if trainer.is_global_zero:
+        print(text, flush=True)
+
+
+def _summary(method: Any, folder: Path) -> str:  # noqa: ANN401
+    left = [name for name in ("final.png", "training.gif") if (folder / name).exists()]
+    left += ["samples/", "checkpoints/", "record.jsonl", runs.CONFIG]
+    lines = [f"Trained on {method.images_seen:,} images. In {folder}: {', '.join(left)}."]
+    if hasattr(method, "sample"):
+        lines.append(f"Images from it: imgsynth sample {folder} --num 100 --out images")
+    return "\n".join(lines)
