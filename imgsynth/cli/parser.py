@@ -37,9 +37,12 @@ _FILLED = ("image_shape", "num_classes")
 """Arguments of a model's parts that are filled from the data where they are None."""
 
 
+# Frozen dataclasses (optimisers, schedules) may be swapped for their subclasses.
+set_parsing_settings(subclasses_enabled=["is_pure_dataclass"])
+
+
 def build_parser() -> ArgumentParser:
     """Make the parser of everything that describes a run."""
-    set_parsing_settings(subclasses_enabled=["is_pure_dataclass"])
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, default_env=False)
     parser.add_argument("--config", action="config")
     parser.add_argument("--images", type=Count | None, default=None)

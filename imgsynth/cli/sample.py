@@ -36,6 +36,8 @@ def sample(argv: list[str]) -> int:
     from imgsynth.types import parse_count
 
     num = parse_count(given.num, "--num")
+    if num < 1:
+        raise UsageError(f"--num must be at least 1, got {given.num}.")
     out = Path(given.out) if given.out else Path("samples") / runs.folder_of(path).name
     _make_working_directory_importable()
     method = imgsynth.load(path, map_location=device, trusted=(*_trusted(path), *given.trust))
@@ -169,5 +171,5 @@ def _write(
                 save_png(out / next(remaining), image, text)
             bar.update(len(chunk))
     classes = method.num_classes if given.label is None else 0
-    columns = classes if 2 <= classes <= 20 else 10
+    columns = classes * max(1, 10 // classes) if 2 <= classes <= 20 else 10
     save_png(out / "grid.png", grid(torch.stack(first), columns=min(columns, len(first))), text)

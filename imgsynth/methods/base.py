@@ -327,7 +327,9 @@ class Sampler:
                 part = labels[start : start + CHUNK]
                 wanted = nn.functional.pad(part, (0, CHUNK - len(part))).to(self.device)
             with self.evaluating(ema=ema):
-                images = self.generate(latents.to(self.device, self.dtype), wanted)
+                # with precision="bf16-true" the weights are not float32
+                latents = latents.to(self.device, self.dtype)  # type: ignore[arg-type]
+                images = self.generate(latents, wanted)
             yield images[: num - start]
 
     def _sample_labels(self, num: int, labels: Tensor | int | None) -> Tensor | None:

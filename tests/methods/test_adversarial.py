@@ -1,5 +1,3 @@
-from functools import partial
-
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -88,33 +86,35 @@ def _sgd(parameters):
     return torch.optim.SGD(parameters, lr=0.1)
 
 
-def _play(networks, loader, *, steps=1, clips=(None, None), rates=(), first=False, make=_adam):
+def _play(networks, loader, *, steps=1, clips=(None, None), rates=(), order=(1, 0), make=_adam):
     """The hinge game by hand: Miyato et al. 2018, eqs. 16 and 17, in the loop of Goodfellow."""
-    optimizers = [make(network.parameters()) for network in networks]
     generator, discriminator = networks
+    optimizers = [make(network.parameters()) for network in networks]
+    losses = (
+        lambda real, fake: -discriminator(fake).mean(),
+        lambda real, fake: (
+            torch.relu(1 - discriminator(real)).mean()
+            + torch.relu(1 + discriminator(fake.detach())).mean()
+        ),
+    )
 
-    def move(player, loss):
+    def move(player, real, fake):
         optimizers[player].zero_grad()
-        loss.backward()
+        losses[player](real, fake).backward()
         if clips[player]:
             nn.utils.clip_grad_norm_(networks[player].parameters(), clips[player])
         optimizers[player].step()
 
-    def judge(real, fake):
-        real, fake = discriminator(real), discriminator(fake.detach())
-        move(1, torch.relu(1 - real).mean() + torch.relu(1 + fake).mean())
-
     for update, batch in enumerate(loader):
         seed_default_generators(SEED, 0, update)
-        for optimizer, schedule in zip(optimizers, rates, strict=False):
-            optimizer.param_groups[0]["lr"] = schedule(update)
-        for number, real in enumerate(batch["image"].chunk(steps), 1):
-            fake = generator(torch.randn(len(real), LATENT))
-            turns = [partial(judge, real, fake)]
-            if number == steps:
-                turns.insert(0 if first else 1, lambda: move(0, -discriminator(fake).mean()))  # noqa: B023
-            for turn in turns:
-                turn()
+        for optimizer, rate in zip(optimizers, rates, strict=False):
+            optimizer.param_groups[0]["lr"] = rate(update)
+        *others, last = batch["image"].chunk(steps)
+        for real in others:
+            move(1, real, generator(torch.randn(len(real), LATENT)))
+        fake = generator(torch.randn(len(last), LATENT))
+        for player in order:
+            move(player, last, fake)
     return networks
 
 
@@ -150,7 +150,7 @@ class GeneratorFirst(HingeGAN):
 
 def test_the_generator_moves_first_where_the_class_says_so():
     loader = Loader(6, 8)
-    expected = _play(_networks(), loader, steps=2, first=True)
+    expected = _play(_networks(), loader, steps=2, order=(0, 1))
     adam = Adam(lr=0.01)
     method = GeneratorFirst(
         *_networks(),

@@ -1,0 +1,93 @@
+"""The command line: a thin front that answers at once, and loads torch only to work."""
+
+import os
+import sys
+from collections.abc import Callable
+
+import imgsynth
+from imgsynth.cli import helping
+from imgsynth.cli.errors import (
+    EXIT_CODE,
+    UsageError,
+    did_you_mean,
+    is_expected,
+    message,
+    nearest,
+    wants_traceback,
+)
+
+
+def _fit(argv: list[str]) -> int:
+    if {"-h", "--help"} & set(argv):
+        print(helping.FIT, end="")
+        return 0
+    from imgsynth.cli.fit import fit
+
+    return fit(argv)
+
+
+def _resume(argv: list[str]) -> int:
+    from imgsynth.cli.fit import resume
+
+    return resume(argv)
+
+
+def _sample(argv: list[str]) -> int:
+    from imgsynth.cli.sample import sample
+
+    return sample(argv)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "fit": _fit,
+    "resume": _resume,
+    "sample": _sample,
+    "list": helping.list_command,
+    "help": helping.help_command,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command line.
+
+    Args:
+        argv: The arguments; those of the process by default.
+
+    Returns:
+        The exit code: 0; 2 for a mistake of the user, told in at most three lines; 128 + signal
+        for a run that a signal stopped. Faults of ours are raised.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        return _dispatch(argv)
+    except KeyboardInterrupt:
+        print("imgsynth: Interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader had enough, as in `imgsynth list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+    except Exception as error:
+        if wants_traceback() or not is_expected(error):
+            raise
+        sys.stdout.flush()
+        print(message(error), file=sys.stderr)
+        return EXIT_CODE
+
+
+def _dispatch(argv: list[str]) -> int:
+    command, *rest = argv or ["help"]
+    if command == "--version":
+        print(f"imgsynth {imgsynth.__version__}")
+        return 0
+    if command in {"-h", "--help"}:
+        return helping.help_command([])
+    if command not in COMMANDS:
+        kind = "option" if command.startswith("-") else "command"
+        raise UsageError(
+            f"There is no {kind} {command!r}.",
+            f"Expected imgsynth {' | '.join(COMMANDS)}; --help says more.",
+            did_you_mean(f"imgsynth {name}" for name in nearest(command, COMMANDS)),
+        )
+    return COMMANDS[command](rest)
