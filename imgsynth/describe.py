@@ -41,6 +41,7 @@ class Described:
         except TypeError:  # wrong arguments: __init__ raises the natural error
             arguments: dict[str, Any] = {}
         else:
+            bound.apply_defaults()  # a default may change after a checkpoint was written
             arguments = dict(list(bound.arguments.items())[1:])
             for parameter in bound.signature.parameters.values():
                 if parameter.kind is inspect.Parameter.VAR_KEYWORD:

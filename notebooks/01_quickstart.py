@@ -23,7 +23,6 @@ import os
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import torch
 from lightning.pytorch import Trainer, seed_everything
 
 import imgsynth

@@ -15,13 +15,12 @@
 # # Your own method
 #
 # A method is an objective: two loss methods that return named terms. Optimisers, gradients,
-# averaging, logging, resuming and sampling come with the base class. As an example, the relativistic
-# pairing GAN (Jolicoeur-Martineau 2019; the loss of R3GAN): the discriminator judges whether a real
-# image looks more real than a fake one.
+# averaging, logging, resuming and sampling come with the base class. As an example, the
+# relativistic pairing GAN (Jolicoeur-Martineau 2019; the loss of R3GAN): the discriminator judges
+# whether a real image looks more real than a fake one.
 
 # %%
 import os
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 from lightning.pytorch import Trainer, seed_everything

@@ -25,11 +25,12 @@ MAY_IMPORT = {
     "metrics": LEAVES,
     "methods": LEAVES | {"losses", "diffusion", "optim", "ema"},
     "data": LEAVES | {"augment"},
-    "callbacks": LEAVES | {"metrics", "augment", "methods.base"},
+    "callbacks": LEAVES | {"metrics", "augment", "methods.base", "loggers"},
     "loggers": LEAVES | {"metrics", "augment", "methods.base"},
     "strategies": LEAVES | {"metrics", "augment", "methods.base"},
     "loading": LEAVES | {"methods"},
     "cli": EVERYTHING,
+    "__main__": EVERYTHING,
     "testing": EVERYTHING,
     "__init__": set(),  # it finds the public names when they are used
 }

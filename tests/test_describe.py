@@ -61,18 +61,26 @@ def test_tuples_become_lists_and_paths_strings():
     assert describe({"a": (1, (2, 3)), "b": Path("x") / "y"}) == {"a": [1, [2, 3]], "b": "x/y"}
 
 
-def test_a_network_is_described_by_the_arguments_it_was_given():
+def test_a_network_is_described_by_its_arguments_and_todays_defaults():
+    # A default may change after a checkpoint was written, which then must not change with it.
     description = describe(MLPGenerator((1, 8, 8), width=16))
     assert description == {
         "class_path": "imgsynth.networks.MLPGenerator",
-        "init_args": {"image_shape": [1, 8, 8], "width": 16},
+        "init_args": {
+            "image_shape": [1, 8, 8],
+            "num_classes": None,
+            "latent_dim": 100,
+            "width": 16,
+            "depth": 3,
+            "class_dim": 32,
+        },
     }
 
 
 def test_positional_arguments_keywords_and_forwarded_keywords_are_recorded():
-    assert describe(Net(16))["init_args"] == {"width": 16}
+    assert describe(Net(16))["init_args"] == {"width": 16, "inner": None}
     assert describe(Wider(3, width=4))["init_args"] == {"extra": 3, "width": 4}
-    assert describe(Net())["init_args"] == {}
+    assert describe(Net())["init_args"] == {"width": 8, "inner": None}
 
 
 def test_wrong_arguments_raise_pythons_own_error():

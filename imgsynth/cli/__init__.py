@@ -47,6 +47,9 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 }
 
 
+_OPTIONS = ("--help", "--version")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command line.
 
@@ -88,6 +91,6 @@ def _dispatch(argv: list[str]) -> int:
         raise UsageError(
             f"There is no {kind} {command!r}.",
             f"Expected imgsynth {' | '.join(COMMANDS)}; --help says more.",
-            did_you_mean(f"imgsynth {name}" for name in nearest(command, COMMANDS)),
+            did_you_mean(f"imgsynth {n}" for n in nearest(command, [*COMMANDS, *_OPTIONS])),
         )
     return COMMANDS[command](rest)

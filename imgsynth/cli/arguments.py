@@ -57,8 +57,8 @@ def _not_one_value(option: str, values: list[str]) -> UsageError:
             f"{option} expects a value.", f"Expected {option} VALUE; switches take true or false."
         )
     return UsageError(
-        f"{option} expects one value, got {len(values)}: {' '.join(values)}.",
-        f"Lists are written with brackets: {option} '[{','.join(values)}]'.",
+        f"{option} expects one value, but {values[0]!r} is followed by {values[1]!r}.",
+        f"Values with spaces need quotes, and lists brackets: {option} '[0,1]'.",
     )
 
 
@@ -102,8 +102,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print."""
-        text = message.removeprefix("argument ")
-        raise UsageError(f"{self.prog}: {text[:1].upper()}{text[1:]}.", self._usage())
+        option, colon, text = message.removeprefix("argument ").partition(": ")
+        if "invalid int value" in text:
+            raise UsageError(f"{option} expects a whole number, got {text.partition(': ')[2]}.")
+        if "expected one argument" in text:
+            raise UsageError(f"{option} expects a value.", self._usage())
+        raise UsageError(f"{option[:1].upper()}{option[1:]}{colon}{text}.", self._usage())
 
     def _usage(self) -> str:
         return f"Expected {' '.join(self.format_usage().split()[1:])}; --help says more."

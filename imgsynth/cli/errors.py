@@ -3,10 +3,12 @@
 import difflib
 import os
 from collections.abc import Iterable
+from pathlib import Path
 
 EXIT_CODE = 2
 _TRACEBACK = "IMGSYNTH_TRACEBACK"
 _MOST_NAMES = 16
+_PACKAGE = Path(__file__).parents[1]
 
 
 class UsageError(ValueError):
@@ -63,6 +65,14 @@ def is_expected(error: BaseException) -> bool:
     return any(cls.__name__ == "MisconfigurationException" for cls in type(error).__mro__)
 
 
+def _is_ours(error: BaseException) -> bool:
+    """Say whether the package raised it, so that its message says all."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and Path(trace.tb_frame.f_code.co_filename).is_relative_to(_PACKAGE)
+
+
 def wants_traceback() -> bool:
     """Say whether the user asked to see where an error came from."""
     return os.environ.get(_TRACEBACK, "") not in {"", "0"}
@@ -75,6 +85,7 @@ def message(error: BaseException) -> str:
     elif isinstance(error, OSError) and error.strerror and error.filename is not None:
         lines = [f"{error.strerror}: {str(error.filename)!r}."]
     else:
-        lines = [" ".join(str(error).split()) or type(error).__name__]
-        lines.append(f"({type(error).__name__}; {_TRACEBACK}=1 shows where it comes from.)")
+        lines = [str(error) or type(error).__name__]
+        if not _is_ours(error):
+            lines.append(f"{_TRACEBACK}=1 shows where this comes from.")
     return "imgsynth: " + "\n".join(" ".join(line.split()) for line in lines[:3])

@@ -13,6 +13,7 @@ from typing import Any
 from imgsynth.cli import catalogue
 from imgsynth.cli.arguments import Options
 from imgsynth.cli.errors import UsageError, did_you_mean, listing, nearest
+from imgsynth.cli.recipes import holds
 
 _KEY = re.compile(r'Parser key "(?P<key>[^"]+)":\s*(?P<rest>.*)')
 _CLASS = re.compile(r"Problem with given class_path '(?P<path>[^']+)':")
@@ -25,14 +26,28 @@ _SCAFFOLD = re.compile(
 _NO_OPTION = re.compile(
     r"(?:Option|Group '(?P<group>[^']+)' does not accept option|Key) '(?P<name>[^']+)'"
 )
-_TYPE = re.compile(r"Expected (?:a|an|type:?) <class '(?P<type>[^']+)'>")
+_TYPE = re.compile(r"Expected a <class '(?P<type>[^']+)'>|Expected a typing.Literal\[(?P<one>.+)\]")
 _GOT = re.compile(r"Got value: (?P<value>.*)$")
 _REQUIRED = re.compile(r"(?:following arguments are required: |[Kk]ey ')(?P<names>[\w., ]+)")
 _NO_CLASS = re.compile(
     r"dot import path|not correspond to a subclass|has no attribute|No module named|"
     r"[Nn]ot a valid subclass|is not a subclass|[Uu]nable to import|is not accepted as class_path"
 )
-_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+_TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "list": "a list",
+    "tuple": "numbers in brackets, such as [3,32,32]",
+}
+_IN_YAML = "In YAML a class is written with class_path and, for its options, init_args."
+_OURS = {
+    "default_root_dir": "--out and --name",
+    "enable_checkpointing": "--checkpoint.every and --checkpoint.keep",
+    "use_distributed_sampler": "nothing: the data is shared among devices anyway",
+    "barebones": "--trainer.fast_dev_run",
+}
 
 
 @dataclass
@@ -85,17 +100,19 @@ def innermost(text: str) -> Cause:
     return deepest
 
 
-def explain(error: Exception, options: Options, configs: Iterable[str], known: Iterable[str]) -> UsageError:
+def explain(
+    error: Exception, options: Options, configs: dict[str, Any], known: Iterable[str]
+) -> UsageError:
     """Turn an error of jsonargparse into one of ours.
 
     Args:
         error: What was raised.
         options: The options of the command line, to tell where a value came from.
-        configs: The configurations of the command line.
+        configs: The contents of the configurations, by file.
         known: The names of all options that do not depend on a choice of class.
     """
     cause = innermost(str(error))
-    where = _Where(cause, options, list(configs), list(known))
+    where = _Where(cause, options, configs, list(known))
     for pattern, explanation in (
         (_NO_OPTION, _unknown_option),
         (re.compile("unrecognized arguments: "), _unrecognised),
@@ -105,8 +122,6 @@ def explain(error: Exception, options: Options, configs: Iterable[str], known: I
     ):
         if match := pattern.search(cause.text):
             return explanation(where, match)
-    if "parsing config" in cause.text or "Unexpected config" in cause.text:
-        return _unreadable(where, str(error))
     return UsageError(f"{where.option()}: {cause.text}" if cause.keys else cause.text)
 
 
@@ -114,7 +129,7 @@ def explain(error: Exception, options: Options, configs: Iterable[str], known: I
 class _Where:
     cause: Cause
     options: Options
-    configs: list[str]
+    configs: dict[str, Any]
     known: list[str]
 
     def name(self, *more: str) -> str:
@@ -125,9 +140,10 @@ class _Where:
     def option(self, *more: str) -> str:
         """Return the option in question, and its file if it came from one."""
         name = self.name(*more)
-        if any(_plain(given) == name for given, _ in self.options) or not self.configs:
+        if any(_plain(given) == name for given, _ in self.options):
             return f"--{name}"
-        return f"--{name} (in {' or '.join(self.configs)})"
+        files = [file for file, content in self.configs.items() if holds(content, name)]
+        return f"--{name} (in {files[-1]})" if files else f"--{name}"
 
     def value(self) -> str:
         """Return the value in question."""
@@ -154,11 +170,16 @@ def _unknown_option(where: _Where, match: re.Match[str]) -> UsageError:
     group = match["group"]
     if not where.cause.owner:
         return _no_top_option(where, f"{group}.{name}" if group else name)
-    return _no_such_option(where, name)
+    return _no_such_option(where, f"{group}.{name}" if group else name)
 
 
 def _no_top_option(where: _Where, name: str) -> UsageError:
-    group = name.rpartition(".")[0]
+    group, _, last = name.rpartition(".")
+    group = group.partition(".")[0]
+    if group == "trainer" and last in _OURS:
+        return UsageError(
+            f"{where.option(name)} follows from the run.", f"Expected {_OURS[last]} instead."
+        )
     known = [k for k in where.known if k.startswith(f"{group}.")] if group else where.known
     known = known or where.known
     plain = [k for k in known if group or "." not in k]
@@ -177,31 +198,33 @@ def _no_such_option(where: _Where, name: str) -> UsageError:
     parameter = where.name().rpartition(".")[2]
     if owner in {"Module", "Method", "ImageDataModule", "Optimizer"}:
         return UsageError(
-            f"{where.option(name)}: --{where.name()} has no class yet, or its configuration has "
-            f"a key {name!r} beside class_path and init_args.",
-            f"Expected a class first: --{where.name()} {' or '.join(catalogue.fitting(parameter)[:2])}.",
+            f"{where.option(name)}: --{where.name()} is no class that has options.",
+            f"Expected a class: --{where.name()} {' or '.join(catalogue.fitting(parameter)[:2])}.",
+            _IN_YAML,
         )
     known = _parameters(path)
-    elsewhere = [
-        f"--{where.name(component, name)}"
-        for component, annotation in known.items()
-        if component not in {"augment"}
-        and any(
-            name in catalogue.parameters(choice)
-            for choice in catalogue.fitting(component, annotation)
-        )
-        and _takes_class(component, annotation)
-    ]
-    close = [f"--{where.name(n)}" for n in nearest(name, known)]
+    close = [where.name(n) for n in nearest(name, known)]
+    misplaced = name in catalogue.catalogue() or nearest(name, ("init_args", "class_path"))
+    further = _further(known)
+    elsewhere = [where.name(n) for match in nearest(name, further) for n in further[match][:2]]
     return UsageError(
         f"{where.option(name)}: {owner} has no option {name!r}.",
         f"Options of {owner}: {listing(known)}.",
-        did_you_mean(close or elsewhere[:2]),
+        _IN_YAML if misplaced else did_you_mean(f"--{n}" for n in close or elsewhere),
     )
 
 
-def _takes_class(component: str, annotation: str) -> bool:
-    return any(word in annotation for word in ("Module", "Optimizer", "Schedule"))
+def _further(known: dict[str, str]) -> dict[str, list[str]]:
+    """Return the options of the classes that a class takes, with where they belong."""
+    further: dict[str, list[str]] = {}
+    for component, annotation in known.items():
+        if any(word in annotation for word in ("Module", "Optimizer", "Schedule")):
+            for choice in catalogue.fitting(component, annotation):
+                for name in catalogue.parameters(choice):
+                    places = further.setdefault(name, [])
+                    if f"{component}.{name}" not in places:
+                        places.append(f"{component}.{name}")
+    return further
 
 
 def _parameters(path: str) -> dict[str, str]:
@@ -224,16 +247,14 @@ def _missing(where: _Where, match: re.Match[str]) -> UsageError:
     names = [name for name in match["names"].replace(",", " ").split() if name != "and"]
     owner = where.cause.owner.rpartition(".")[2] or "imgsynth fit"
     options = [f"--{where.name(name)}" for name in names]
-    examples = [f"{o} {_example(name)}" for o, name in zip(options, names, strict=True)]
+    if not set(names) <= {"generator", "discriminator", "model", "data"}:
+        hint = f"`imgsynth help {owner}` shows the options of {owner}."
+        return UsageError(f"{owner} needs {' and '.join(options)}.", hint)
+    pairs = zip(options, names, strict=True)
+    examples = [f"{option} {catalogue.fitting(name)[0]}" for option, name in pairs]
     return UsageError(
         f"{owner} needs {' and '.join(options)}.", f"For example {' '.join(examples)}."
     )
-
-
-def _example(parameter: str) -> str:
-    choices = catalogue.fitting(parameter)
-    known = {"generator", "discriminator", "model", "data"}
-    return choices[0] if choices and parameter in known else "..."
 
 
 def _unknown_class(where: _Where, match: re.Match[str]) -> UsageError:
@@ -243,34 +264,24 @@ def _unknown_class(where: _Where, match: re.Match[str]) -> UsageError:
     all_of_role = list(catalogue.choices(catalogue.role_of(parameter)))
     last = value.rpartition(".")[2]
     meant = nearest(last, choices) or nearest(last, all_of_role)
-    detail = ""
     texts = " ".join((where.cause.text, *where.cause.others))
-    if last in catalogue.catalogue() or "subclass" in texts:
-        detail = ", which is of another kind"
-    elif found := re.search(r"No module named '[^']+'|module '[^']+' has no attribute '[^']+'", texts):
-        detail = f" ({found[0]})"
+    if found := re.search(
+        r"No module named '[^']+'|module '[^']+' has no attribute '[^']+'", texts
+    ):
+        wrong = f"{value!r} cannot be imported ({found[0]})"
+    elif last in catalogue.catalogue() or "subclass" in texts:
+        wrong = f"{value!r} is of another kind"
+    else:
+        wrong = f"there is no class {value!r}"
     return UsageError(
-        f"{where.option()}: there is no class {value!r} to use there{detail}.",
+        f"{where.option()}: {wrong}.",
         f"Expected {listing(choices)}, or a class of your own as my_package.MyClass.",
         did_you_mean(f"--{where.name()} {name}" for name in meant if name != last),
     )
 
 
 def _wrong_type(where: _Where, match: re.Match[str]) -> UsageError:
-    tried = [m["type"] for text in where.cause.others if (m := _TYPE.search(text))]
-    types = list(dict.fromkeys(tried or [match["type"]]))
-    wanted = " or ".join(_TYPES.get(t, t.rpartition(".")[2]) for t in types)
+    tried = [m for text in where.cause.others if (m := _TYPE.search(text))] or [match]
+    types = [m["one"] or _TYPES.get(m["type"], m["type"].rpartition(".")[2]) for m in tried]
+    wanted = " or ".join(dict.fromkeys(types))
     return UsageError(f"{where.option()} expects {wanted}, got {where.value()!r}.")
-
-
-def _unreadable(where: _Where, text: str) -> UsageError:
-    files = " or ".join(where.configs) or "the configuration"
-    place = re.search(r"line \d+, column \d+", text)
-    if "Unexpected config" in text:
-        return UsageError(
-            f"-c: {files} holds no options.", "Expected YAML such as `model: {class_path: HingeGAN}`."
-        )
-    return UsageError(
-        f"-c: {files} is not valid YAML{f' ({place[0]})' if place else ''}.",
-        "Expected keys and values, such as `seed: 1`.",
-    )

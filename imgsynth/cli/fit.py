@@ -1,5 +1,6 @@
 """Train a model, and continue training it."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ def fit(argv: list[str]) -> int:
     """
     options, flags = split(argv, {"print_config"})
     configs = [recipes.find(value) for name, value in options if name == "config"]
+    for path in configs:
+        check_names([(key, "") for key in recipes.read(path)], f" (in {path})")
     named = {name: value for name, value in options if name in _RUN}
     options = [o for o in options if o[0] not in {"config", *_RUN}]
     check_names(options)
@@ -43,8 +46,12 @@ def fit(argv: list[str]) -> int:
     return _train(config, folder, None)
 
 
-def check_names(options: Options) -> None:
+def check_names(options: Options, where: str = "") -> None:
     """Refuse options whose first word is unknown, before anything slow is imported.
+
+    Args:
+        options: Options by name; the keys of a configuration likewise.
+        where: Said in the error.
 
     Raises:
         UsageError: If there is one.
@@ -56,9 +63,14 @@ def check_names(options: Options) -> None:
         if first not in known or (first not in groups and first != name):
             meant = nearest(first if first not in known else name, known)
             raise UsageError(
-                f"There is no option --{name}.",
+                f"There is no option --{name}{where}.",
                 f"Options: {listing(f'--{k}' for k in known)}.",
                 did_you_mean(f"--{m}" for m in meant),
+            )
+        if name in {"trainer", "samples", "checkpoint"} and not where:
+            raise UsageError(
+                f"--{name} is a group of options.",
+                f"Expected --{name}.OPTION; `imgsynth help {name.capitalize()}` shows them.",
             )
 
 
@@ -175,6 +187,7 @@ def _train(config: dict[str, Any], folder: Path, checkpoint: Path | None) -> int
     _check_engine(config["trainer"], method)
     stop = GracefulStop()
     trainer = _trainer(parser.make(typed.trainer), config, folder, stop)
+    _check_processors(trainer)
     runs.write_config(folder, f"# imgsynth fit -c {runs.CONFIG}\n{parser.dump(config)}")
     _say(trainer, f"Run folder: {folder}")
     where = str(checkpoint) if checkpoint is not None else None
@@ -195,12 +208,23 @@ def _check_engine(trainer: dict[str, Any], method: Any) -> None:  # noqa: ANN401
         "accumulate_grad_batches": "--model.accumulate",
     }
     for name, instead in ours.items():
-        if trainer[name] not in {None, 1}:
+        if trainer[name] != (1 if name == "accumulate_grad_batches" else None):
             raise UsageError(
                 f"--trainer.{name} does not work with two optimisers, as {type(method).__name__} "
                 "has them.",
                 f"Expected {instead}.",
             )
+
+
+def _check_processors(trainer: Any) -> None:  # noqa: ANN401
+    """Refuse to start more processes than there are processors to run them."""
+    processors = os.cpu_count() or 1
+    if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > processors:
+        raise UsageError(
+            f"--trainer.devices {trainer.num_devices}: this machine has {processors} processors "
+            "and no GPU.",
+            f"Expected 1 to {processors}.",
+        )
 
 
 def _trainer(arguments: dict[str, Any], config: dict[str, Any], folder: Path, stop: Any) -> Any:  # noqa: ANN401

@@ -6,6 +6,7 @@ class keeps what was given explicitly and fits the new class; nobody's defaults 
 """
 
 import argparse
+import sys
 import warnings
 from collections.abc import Iterator
 from functools import lru_cache
@@ -18,7 +19,7 @@ from lightning.pytorch import Trainer
 import imgsynth.augment
 import imgsynth.networks  # noqa: F401  (short names are those of imported classes)
 from imgsynth.callbacks import Checkpoint, Samples
-from imgsynth.cli import catalogue
+from imgsynth.cli import catalogue, recipes
 from imgsynth.cli.arguments import Options
 from imgsynth.cli.errors import UsageError
 from imgsynth.cli.explain import explain, import_class
@@ -106,8 +107,8 @@ def _explicit(parser: ArgumentParser, configs: list[Path], options: Options) -> 
             warnings.simplefilter("ignore", DeprecationWarning)
             parsed: Config = parser.parse_args(argv, defaults=False).as_dict()
     except (argparse.ArgumentError, TypeError, KeyError, ValueError) as error:
-        files = [str(path) for path in configs]
-        raise explain(error, options, files, known_options(parser)) from error
+        contents = {str(path): recipes.read(path) for path in configs}
+        raise explain(error, options, contents, known_options(parser)) from error
     parsed.pop("config", None)
     return parsed
 
@@ -124,7 +125,8 @@ def _defaults(cls: type) -> Config:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, "it", fail_untyped=False, instantiate=False)
     required = {a.dest.partition(".")[2] for a in parser._actions if a.required}
-    values = parser.get_defaults().get("it", Namespace()).as_dict()
+    defaults = parser.get_defaults().as_dict()
+    values = defaults.get("it", {})
     return {name: None if name in required else value for name, value in values.items()}
 
 
@@ -184,12 +186,13 @@ def _say_what_is_kept(before: Config, after: Config) -> None:
         if new is None or new["class_path"] == old["class_path"]:
             continue
         given, kept = old.get("init_args") or {}, new.get("init_args") or {}
-        same = [f"{k}={v}" for k, v in given.items() if k in kept and not isinstance(v, dict)]
+        same = [f"{k}={v}" for k, v in given.items() if k in kept and kept[k] == v]
         gone = [k for k in given if k not in kept]
         names = [c["class_path"].rpartition(".")[2] for c in (old, new)]
         line = f"--{where}: {names[1]} instead of {names[0]}"
         line += f"; kept {', '.join(same)}" if same else ""
-        print(line + (f"; dropped {', '.join(gone)}" if gone else ""))
+        line += f"; dropped {', '.join(gone)}" if gone else ""
+        print(line, file=sys.stderr)
 
 
 def fill(model: Config, data: ImageDataModule) -> None:
@@ -214,9 +217,10 @@ def typed(config: Config) -> Namespace:
     """
     parser = build_parser()
     try:
-        return parser.parse_object(config)
+        checked: Namespace = parser.parse_object(config)
     except (argparse.ArgumentError, TypeError, KeyError, ValueError) as error:
-        raise explain(error, [], [], known_options(parser)) from error
+        raise explain(error, [], {}, known_options(parser)) from error
+    return checked
 
 
 def make(value: Any) -> Any:  # noqa: ANN401
@@ -227,8 +231,8 @@ def make(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, Namespace):
         if "class_path" not in value:
             return {name: make(inner) for name, inner in vars(value).items()}
-        arguments = value.get("init_args") or Namespace()
-        made = {name: make(inner) for name, inner in vars(arguments).items()}
+        arguments = value.get("init_args")
+        made = {name: make(inner) for name, inner in vars(arguments).items()} if arguments else {}
         return import_class(value.class_path)(**made)
     if isinstance(value, list | tuple):
         return type(value)(make(inner) for inner in value)

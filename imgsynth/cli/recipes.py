@@ -1,6 +1,9 @@
 """Recipes by name, from a checkout as from an installed wheel."""
 
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 import imgsynth
 from imgsynth.cli.errors import UsageError, did_you_mean, nearest
@@ -55,3 +58,43 @@ def find(name: str) -> Path:
         "Expected a YAML file, or the name of a recipe as `imgsynth list recipes` shows them.",
         did_you_mean(f"-c {n}" for n in meant),
     )
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a configuration, untyped.
+
+    Raises:
+        UsageError: If it is no YAML, or no mapping of options to values.
+    """
+    expected = "Expected YAML with options and values, such as `seed: 1`."
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UsageError(f"-c {path}: the file is no text (UTF-8).", expected) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" in line {mark.line + 1}" if mark is not None else ""
+        raise UsageError(f"-c {path}: the file is no valid YAML{place}.", expected) from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        what = "empty" if content is None else "no mapping"
+        raise UsageError(f"-c {path}: the file is {what}.", expected)
+    for group in ("trainer", "samples", "checkpoint"):
+        if not isinstance(content.get(group, {}), dict):
+            raise UsageError(
+                f"-c {path}: {group} must hold options, got {content[group]!r}.",
+                f"Expected `{group}:` and its options below, indented.",
+            )
+    return content
+
+
+def holds(content: Any, name: str) -> bool:  # noqa: ANN401
+    """Say whether a configuration has the option ``a.b.c``."""
+    if not name:
+        return True
+    if not isinstance(content, dict):
+        return False
+    inner = content.get("init_args")
+    if isinstance(inner, dict) and holds(inner, name):
+        return True
+    first, _, rest = name.partition(".")
+    return first in content and holds(content[first], rest)

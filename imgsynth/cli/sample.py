@@ -33,6 +33,7 @@ def sample(argv: list[str]) -> int:
 
     import imgsynth
     from imgsynth.cli.fit import _make_working_directory_importable
+    from imgsynth.methods import Sampler
     from imgsynth.types import parse_count
 
     num = parse_count(given.num, "--num")
@@ -41,7 +42,7 @@ def sample(argv: list[str]) -> int:
     out = Path(given.out) if given.out else Path("samples") / runs.folder_of(path).name
     _make_working_directory_importable()
     method = imgsynth.load(path, map_location=device, trusted=(*_trusted(path), *given.trust))
-    if not hasattr(method, "sample_chunks"):
+    if not isinstance(method, Sampler):
         raise UsageError(
             f"{type(method).__name__} does not make images from nothing.",
             "Expected a run of a method that samples, such as a GAN.",
@@ -65,7 +66,9 @@ def _parser() -> Parser:
         "  imgsynth sample runs/demo --num 16 --label 3 --seed 1 --out threes",
     )
     parser.add_argument("run", metavar="RUN", help="folder of a run, or one of its checkpoints")
-    parser.add_argument("--num", metavar="N", default="64", help="how many, such as 100 or 10k (64)")
+    parser.add_argument(
+        "--num", metavar="N", default="64", help="how many, such as 100 or 10k (64)"
+    )
     parser.add_argument(
         "--label", metavar="L", type=int, help="the class of all images; without it all in turn"
     )
@@ -74,7 +77,9 @@ def _parser() -> Parser:
     parser.add_argument(
         "--raw", action="store_true", help="use the live weights instead of the averaged ones"
     )
-    parser.add_argument("--device", metavar="D", default="auto", help="cpu, cuda, cuda:1, mps (auto)")
+    parser.add_argument(
+        "--device", metavar="D", default="auto", help="cpu, cuda, cuda:1, mps (auto)"
+    )
     parser.add_argument(
         "--trust",
         metavar="PACKAGE",
@@ -87,7 +92,9 @@ def _parser() -> Parser:
 
 def _device_name(device: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
-        raise UsageError(f"--device {device!r} is unknown.", "Expected auto, cpu, cuda, cuda:1 or mps.")
+        raise UsageError(
+            f"--device {device!r} is unknown.", "Expected auto, cpu, cuda, cuda:1 or mps."
+        )
 
     import torch
 
@@ -97,7 +104,9 @@ def _device_name(device: str) -> str:
     has_cuda = torch.cuda.is_available() and int(index or 0) < torch.cuda.device_count()
     has = {"cpu": True, "cuda": has_cuda, "mps": torch.backends.mps.is_available()}
     if not has[kind]:
-        raise UsageError(f"--device {device}: this machine has no such device.", "Expected cpu or auto.")
+        raise UsageError(
+            f"--device {device}: this machine has no such device.", "Expected cpu or auto."
+        )
     return device
 
 
@@ -149,7 +158,7 @@ def _write(
     given: argparse.Namespace,
 ) -> None:
     import torch
-    from tqdm.auto import tqdm
+    from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
     from imgsynth.describe import class_path
     from imgsynth.images import grid, save_png

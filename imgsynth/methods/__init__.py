@@ -2,7 +2,7 @@
 
 from imgsynth.methods.adversarial import AdversarialMethod
 from imgsynth.methods.base import Method, NonFiniteError, Sampler
-from imgsynth.methods.gan import GAN, LSGAN, WGANGP, HingeGAN
+from imgsynth.methods.gan import GAN, LSGAN, WGANGP, HingeGAN, MinimaxGAN
 
 __all__ = [
     "GAN",
@@ -11,6 +11,7 @@ __all__ = [
     "AdversarialMethod",
     "HingeGAN",
     "Method",
+    "MinimaxGAN",
     "NonFiniteError",
     "Sampler",
 ]

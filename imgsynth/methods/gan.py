@@ -24,8 +24,6 @@ class GAN(Sampler, AdversarialMethod):
         generator: ``forward(latents, labels=None)`` to images ``(B, C, H, W)`` in [-1, 1].
         discriminator: ``forward(images, labels=None)`` to logits.
         latent_dim: Length of a latent; None takes the generator's own.
-        minimax: Whether the generator minimises ``log(1 - D(G(z)))`` as in eq. 1 of the paper,
-            whose gradient vanishes when the discriminator wins.
         **kwargs: To :class:`~imgsynth.methods.AdversarialMethod`.
 
     Raises:
@@ -48,7 +46,6 @@ class GAN(Sampler, AdversarialMethod):
         discriminator: nn.Module,
         *,
         latent_dim: int | None = None,
-        minimax: bool = False,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(generator, discriminator, **kwargs)
@@ -56,13 +53,6 @@ class GAN(Sampler, AdversarialMethod):
         self.num_classes = (
             _stated(generator, "num_classes") or _stated(discriminator, "num_classes") or 0
         )
-        self.minimax = minimax
-        if minimax:
-            warnings.warn(
-                "minimax=True: the generator's gradient vanishes as soon as the discriminator "
-                "wins (Goodfellow et al. 2014, section 3); the default does not have this fault.",
-                stacklevel=2,
-            )
         for attribute in ("image_shape", "num_classes"):
             ours, theirs = (_stated(network, attribute) for network in (generator, discriminator))
             if ours is not None and theirs is not None and ours != theirs:
@@ -137,15 +127,43 @@ class GAN(Sampler, AdversarialMethod):
         }
 
     def generator_loss(self, batch: Batch, fakes: Batch) -> Losses:
-        """Maximise log D(G(z)), or with ``minimax`` minimise log(1 - D(G(z)))."""
+        """Maximise log D(G(z))."""
         logits = self.critic(fakes["image"], fakes.get("label"))
-        loss = losses.minimax_g if self.minimax else losses.nonsaturating_g
-        return {"adversarial": loss(logits)}
+        return {"adversarial": losses.nonsaturating_g(logits)}
 
     def pictures(self, batch: Batch | None = None) -> dict[str, Tensor]:
         """Show samples from fixed latents, a class a column if there are classes."""
         columns = self.num_classes if 0 < self.num_classes <= 20 else 8
         return {"samples": grid(self.sample(8 * columns, seed=0), columns=columns)}
+
+
+class MinimaxGAN(GAN):
+    """The original GAN with the generator loss of eq. 1, kept for comparison.
+
+    Warns: the generator's gradient vanishes as soon as the discriminator wins. :class:`GAN` does
+    not have this fault.
+
+    Args:
+        generator: ``forward(latents, labels=None)`` to images ``(B, C, H, W)`` in [-1, 1].
+        discriminator: ``forward(images, labels=None)`` to logits.
+        **kwargs: To :class:`GAN`.
+
+    Source:
+        Goodfellow et al. 2014, eq. 1; section 3 on why not to use it.
+    """
+
+    def __init__(self, generator: nn.Module, discriminator: nn.Module, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(generator, discriminator, **kwargs)
+        warnings.warn(
+            "MinimaxGAN: the generator's gradient vanishes as soon as the discriminator wins "
+            "(Goodfellow et al. 2014, section 3); GAN does not have this fault.",
+            stacklevel=2,
+        )
+
+    def generator_loss(self, batch: Batch, fakes: Batch) -> Losses:
+        """Minimise log(1 - D(G(z)))."""
+        logits = self.critic(fakes["image"], fakes.get("label"))
+        return {"adversarial": losses.minimax_g(logits)}
 
 
 class HingeGAN(GAN):
@@ -154,23 +172,12 @@ class HingeGAN(GAN):
     Args:
         generator: ``forward(latents, labels=None)`` to images ``(B, C, H, W)`` in [-1, 1].
         discriminator: ``forward(images, labels=None)`` to logits.
-        latent_dim: Length of a latent; None takes the generator's own.
-        **kwargs: To :class:`~imgsynth.methods.AdversarialMethod`.
+        **kwargs: To :class:`GAN`.
 
     Source:
         Lim & Ye 2017, "Geometric GAN"; Miyato et al. 2018, "Spectral Normalization for GANs",
         eqs. 16 and 17.
     """
-
-    def __init__(
-        self,
-        generator: nn.Module,
-        discriminator: nn.Module,
-        *,
-        latent_dim: int | None = None,
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
-        super().__init__(generator, discriminator, latent_dim=latent_dim, **kwargs)
 
     def discriminator_loss(self, batch: Batch, fakes: Batch) -> Losses:
         """Real logits beyond 1 and fake logits beyond -1 are good enough."""
@@ -191,11 +198,10 @@ class LSGAN(GAN):
     Args:
         generator: ``forward(latents, labels=None)`` to images ``(B, C, H, W)`` in [-1, 1].
         discriminator: ``forward(images, labels=None)`` to logits.
-        latent_dim: Length of a latent; None takes the generator's own.
         real_label: The paper's b, for real images.
         fake_label: The paper's a, for fakes.
         generator_label: The paper's c: what the generator wants its fakes to be taken for.
-        **kwargs: To :class:`~imgsynth.methods.AdversarialMethod`.
+        **kwargs: To :class:`GAN`.
 
     Source:
         Mao et al. 2017, "Least Squares Generative Adversarial Networks", eq. 2; the default
@@ -207,13 +213,12 @@ class LSGAN(GAN):
         generator: nn.Module,
         discriminator: nn.Module,
         *,
-        latent_dim: int | None = None,
         real_label: float = 1.0,
         fake_label: float = 0.0,
         generator_label: float = 1.0,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        super().__init__(generator, discriminator, latent_dim=latent_dim, **kwargs)
+        super().__init__(generator, discriminator, **kwargs)
         self.real_label = real_label
         self.fake_label = fake_label
         self.generator_label = generator_label
@@ -241,12 +246,11 @@ class WGANGP(GAN):
     Args:
         generator: ``forward(latents, labels=None)`` to images ``(B, C, H, W)`` in [-1, 1].
         discriminator: ``forward(images, labels=None)`` to critic values.
-        latent_dim: Length of a latent; None takes the generator's own.
         penalty_weight: The paper's lambda.
         discriminator_steps: The paper's n_critic.
         generator_optimizer: As in algorithm 1: Adam with 1e-4, beta1 0, beta2 0.9.
         discriminator_optimizer: Likewise.
-        **kwargs: To :class:`~imgsynth.methods.AdversarialMethod`.
+        **kwargs: To :class:`GAN`.
 
     Source:
         Gulrajani et al. 2017, "Improved Training of Wasserstein GANs", algorithm 1.
@@ -257,7 +261,6 @@ class WGANGP(GAN):
         generator: nn.Module,
         discriminator: nn.Module,
         *,
-        latent_dim: int | None = None,
         penalty_weight: float = 10.0,
         discriminator_steps: int = 5,
         generator_optimizer: Optimizer = Adam(lr=1e-4, beta1=0.0, beta2=0.9),
@@ -267,7 +270,6 @@ class WGANGP(GAN):
         super().__init__(
             generator,
             discriminator,
-            latent_dim=latent_dim,
             discriminator_steps=discriminator_steps,
             generator_optimizer=generator_optimizer,
             discriminator_optimizer=discriminator_optimizer,

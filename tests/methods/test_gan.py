@@ -7,7 +7,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import nn
 from torch.nn import functional as F
 
-from imgsynth.methods import GAN, LSGAN, WGANGP, HingeGAN
+from imgsynth.methods import GAN, LSGAN, WGANGP, HingeGAN, MinimaxGAN
 from imgsynth.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
 from imgsynth.optim import SGD, Adam
 from imgsynth.seeding import seed_default_generators
@@ -244,19 +244,11 @@ def test_least_squares_takes_the_papers_three_labels():
 
 
 def test_minimax_warns_and_minimises_the_discriminators_gain():
-    with pytest.warns(UserWarning, match="minimax=True: the generator's gradient vanishes"):
-        method = GAN(*_networks(), minimax=True)
+    with pytest.warns(UserWarning, match="MinimaxGAN: the generator's gradient vanishes"):
+        method = MinimaxGAN(*_networks())
     fake = torch.tensor([-3.0, 1.0])
     _, theirs = _loss_of(method, torch.zeros(2), fake)
     torch.testing.assert_close(theirs["adversarial"], torch.log(1 - fake.sigmoid()).mean())
-
-
-@pytest.mark.xfail(reason="GAN's own option is inherited, warns and does nothing")
-@pytest.mark.filterwarnings("ignore:minimax")
-@pytest.mark.parametrize("cls", [HingeGAN, LSGAN, WGANGP])
-def test_an_objective_without_a_minimax_form_refuses_the_option(cls):
-    with pytest.raises(TypeError, match="minimax"):
-        cls(*_networks(), minimax=True)
 
 
 def test_no_other_construction_warns():
