@@ -36,20 +36,30 @@ class Described:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: D102, ANN401
         self = super().__new__(cls)
+        inits = list(dict.fromkeys(getattr(c, "__init__", None) for c in cls.__mro__))
         try:
-            bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)
+            arguments = _named(inits, args, kwargs)
         except TypeError:  # wrong arguments: __init__ raises the natural error
-            arguments: dict[str, Any] = {}
-        else:
-            bound.apply_defaults()  # a default may change after a checkpoint was written
-            arguments = dict(list(bound.arguments.items())[1:])
-            for parameter in bound.signature.parameters.values():
-                if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-                    arguments |= arguments.pop(parameter.name, {})
+            arguments = {}
         # Lists and dicts are copied: the caller may go on changing its own.
         arguments = {k: copy(v) if isinstance(v, list | dict) else v for k, v in arguments.items()}
         object.__setattr__(self, "_arguments", arguments)
         return self
+
+
+def _named(inits: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Name all arguments; positional ones that a class only passes on, by the next class."""
+    bound = inspect.signature(inits[0]).bind_partial(None, *args, **kwargs)
+    bound.apply_defaults()  # a default may change after a checkpoint was written
+    arguments = dict(list(bound.arguments.items())[1:])
+    passed: dict[inspect._ParameterKind, Any] = {
+        parameter.kind: arguments.pop(parameter.name, None)
+        for parameter in bound.signature.parameters.values()
+        if parameter.kind in {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    }
+    on_args = passed.get(inspect.Parameter.VAR_POSITIONAL) or ()
+    on_kwargs = passed.get(inspect.Parameter.VAR_KEYWORD) or {}
+    return arguments | (_named(inits[1:], on_args, on_kwargs) if on_args else on_kwargs)
 
 
 def class_path(cls: type) -> str:

@@ -60,6 +60,7 @@ def batch_size(batch: Batch) -> int:
         ValueError: If the batch is no dict of tensors.
 
     Example:
+        >>> import torch
         >>> batch_size({"image": torch.zeros(4, 1, 8, 8)})
         4
     """

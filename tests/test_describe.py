@@ -184,3 +184,19 @@ def test_a_trusted_package_is_imported():
 def test_a_class_path_is_the_shortest_public_one():
     assert class_path(MLPGenerator) == "imgsynth.networks.MLPGenerator"
     assert class_path(Net) == f"{HERE}.Net"
+
+
+class Tagged(Wider):
+    """Passes its positional arguments on, as authors of methods do."""
+
+    def __init__(self, *args, tag: str = "t", **kwargs):
+        super().__init__(*args, **kwargs)
+        self.tag = tag
+
+
+def test_positional_arguments_that_are_only_passed_on_are_named_by_the_next_class():
+    assert describe(Tagged(3, width=4, tag="u"))["init_args"] == {
+        "tag": "u",
+        "extra": 3,
+        "width": 4,
+    }

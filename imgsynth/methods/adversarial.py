@@ -1,6 +1,6 @@
 """The engine of all two-player methods: who moves when, on which fakes, and what is counted."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -132,7 +132,7 @@ class AdversarialMethod(Method):
             if last and self.generator_first:
                 self._update_generator(chunks, fakes, index)
             detached = [{k: v.detach() for k, v in fake.items()} for fake in fakes]
-            self._update("discriminator", self.discriminator_loss, chunks, detached)
+            self._update("discriminator", self.discriminator_loss, chunks, detached, index)
             if last and not self.generator_first:
                 self._update_generator(chunks, fakes, index)
         self._updated(images)
@@ -161,30 +161,34 @@ class AdversarialMethod(Method):
         return [{key: value[i] for key, value in pieces.items()} for i in range(parts)]
 
     def _fakes(self, chunk: Batch, part: int, index: int, with_graph: bool) -> Batch:
-        if self.accumulate > 1:  # the generator's update makes the same fakes again
-            rank, update = self.global_rank, self.updates
-            seeding.seed_default_generators(self.seed, rank, update, "fakes", part, index)
+        self._seed_chunk("fakes", part, index)  # the generator's update makes the same ones again
         with torch.set_grad_enabled(with_graph):
             return self.fakes(chunk)
 
+    def _seed_chunk(self, *tags: int | str) -> None:
+        """With accumulation, what is done twice for a chunk draws the same random numbers."""
+        if self.accumulate > 1:
+            seeding.seed_default_generators(self.seed, self.global_rank, self.updates, *tags)
+
     def _update_generator(self, chunks: list[Batch], fakes: list[Batch], part: int) -> None:
-        remade = fakes
+        remade: Iterable[Batch] = fakes
         if len(chunks) > 1:
-            remade = (self._fakes(c, part, i, True) for i, c in enumerate(chunks))  # type: ignore[assignment]
+            remade = (self._fakes(c, part, i, True) for i, c in enumerate(chunks))
         with self._frozen(1):
-            self._update("generator", self.generator_loss, chunks, remade)
+            self._update("generator", self.generator_loss, chunks, remade, part)
 
     def _update(
         self,
         player: str,
         loss: Callable[[Batch, Batch], Losses],
         chunks: list[Batch],
-        fakes: list[Batch],
+        fakes: Iterable[Batch],
+        part: int,
     ) -> None:
-        index = 0 if player == "generator" else 1
-        optimizer = self._optimizers()[index]
+        optimizer = self._optimizers()[0 if player == "generator" else 1]
         optimizer.zero_grad()
-        for chunk, fake in zip(chunks, fakes, strict=True):
+        for i, (chunk, fake) in enumerate(zip(chunks, fakes, strict=True)):
+            self._seed_chunk(player, part, i)
             losses = loss(chunk, fake)
             self.manual_backward(self._total(losses, player) / len(chunks))
             self.meter.add(f"train/{player}", losses, 1.0 / len(chunks))

@@ -75,19 +75,32 @@ class Method(Described, LightningModule):
             self.ema = Average({name: getattr(self, name) for name in self.averaged})
 
     def setup(self, stage: str) -> None:
-        """Agree on the run's seed. An author's ``setup`` must call this one."""
+        """Start counting at 0 and agree on the run's seed; a checkpoint may still say otherwise.
+
+        An author's ``setup`` must call this one.
+        """
         if stage == "fit":
+            self.updates = self.images_seen = 0
+            self.total_images = None
             self.seed = int(self.trainer.strategy.broadcast(seeding.run_seed()))
 
     def on_fit_start(self) -> None:
         """Restore what :meth:`on_load_checkpoint` found, now that the device is known."""
+        if not self.training:  # imgsynth.load returns methods in evaluation mode
+            self.train()
         self.meter.reset()
         if self._state is not None:
             self.meter.load_state_dict(self._state["meter"], self.device)
             self._state = None
 
+    def on_train_end(self) -> None:
+        """Look at the window that is still open: NaN must not end a run unnoticed."""
+        self.check_finite()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the counters, the open window and how the method was built, as plain data."""
+        if self._live is not None:
+            raise RuntimeError("A checkpoint saved inside ema_weights() would lose the live ones.")
         checkpoint["imgsynth"] = {
             "method": self.describe(),
             "seed": self.seed,
@@ -172,9 +185,9 @@ class Method(Described, LightningModule):
         bad = [name for name, value in means.items() if not -float("inf") < value < float("inf")]
         if bad:
             raise NonFiniteError(
-                f"{bad[0]} became {means[bad[0]]} within the {self.log_every} updates before "
-                f"update {self.updates} ({self.images_seen} images). The last checkpoint is from "
-                "before; try a lower learning rate, gradient clipping or 32-bit precision."
+                f"{bad[0]} became {means[bad[0]]} by update {self.updates} ({self.images_seen} "
+                "images). Checkpoints are from before; try a lower learning rate, gradient "
+                "clipping or 32-bit precision."
             )
         return means
 
@@ -326,7 +339,10 @@ class Sampler:
             if labels is not None:
                 part = labels[start : start + CHUNK]
                 wanted = nn.functional.pad(part, (0, CHUNK - len(part))).to(self.device)
-            with self.evaluating(ema=ema):
+            devices = [self.device] if self.device.type == "cuda" else []
+            with self.evaluating(ema=ema), torch.random.fork_rng(devices):
+                # for generators that draw noise of their own
+                seeding.seed_default_generators(seed, "generate", chunk)
                 # with precision="bf16-true" the weights are not float32
                 latents = latents.to(self.device, self.dtype)  # type: ignore[arg-type]
                 images = self.generate(latents, wanted)

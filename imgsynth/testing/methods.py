@@ -252,8 +252,7 @@ class _Watch(Callback):
         update: Callable[..., None],
         player: str,
         loss: Callable[[Batch, Batch], Losses],
-        chunks: list[Batch],
-        fakes: list[Batch],
+        *rest: Any,  # noqa: ANN401
     ) -> None:
         other = "generator" if player == "discriminator" else "discriminator"
         own_parameters, others = self.players[player], self.players[other]
@@ -264,7 +263,7 @@ class _Watch(Callback):
         def checked(batch: Batch, fake: Batch) -> Losses:
             return self._check_terms(player, loss, batch, fake)
 
-        update(player, checked, chunks, fakes)
+        update(player, checked, *rest)
         self._note_gradients(own_parameters)
         for key, parameter in others.items():
             require(

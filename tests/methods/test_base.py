@@ -332,6 +332,26 @@ def test_samples_equal_the_generators_answer_to_the_chunks_latents(trained):
     torch.testing.assert_close(trained.sample(100, seed=5)[64:], expected[:36])
 
 
+class NoisyGenerator(Generator):
+    """Draws noise of its own at every layer, as StyleGAN does."""
+
+    def forward(self, z, labels=None):
+        images = super().forward(z, labels)
+        return (images + 0.1 * torch.randn_like(images)).clamp(-1, 1)
+
+
+def test_a_generator_that_draws_noise_is_sampled_repeatably_and_leaves_the_stream_alone():
+    torch.manual_seed(1)
+    method = HingeGAN(NoisyGenerator(), Discriminator())
+    before = torch.get_rng_state()
+    images = method.sample(70, seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(5)
+    assert torch.equal(images[:3], method.sample(3, seed=3))
+    assert not torch.equal(images, method.sample(70, seed=4))
+    assert not torch.equal(images[0] - images[64], torch.zeros(SHAPE))
+
+
 def test_labels_are_every_class_in_turn_by_default(trained):
     turn = torch.arange(70) % 3
     assert torch.equal(trained.sample(70), trained.sample(70, turn))
@@ -607,6 +627,41 @@ def test_the_window_of_a_fit_that_failed_does_not_reach_the_next():
     method.value = 5.0
     trainer = _fit(method, Loader(4, 6), log_every_n_steps=2)
     assert trainer.callback_metrics["train/generator/constant"] == 5.0
+
+
+def test_a_second_fit_counts_from_zero_and_has_a_length_of_its_own():
+    schedule = LinearDecay(start=0)  # to the end of the run, whichever it is
+    method = _gan(generator_schedule=schedule)
+    _fit(method, Loader(2, 6))
+    trainer = _fit(method, Loader(4, 6))
+    assert method.updates == trainer.global_step == 4
+    assert method.images_seen == method.total_images == 24
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(2e-4 * (1 - 18 / 24))
+
+
+def test_a_loaded_method_is_trained_in_training_mode():
+    method = _gan().eval()
+    _fit(method, Loader(2, 6))
+    assert method.discriminator.dropout.training
+    assert method.generator.norm.num_batches_tracked == 2
+    assert not method.ema.training
+
+
+def test_nan_between_the_last_report_and_the_end_is_noticed():
+    method = _gan(Constant)
+    method.value = float("nan")
+    with pytest.raises(NonFiniteError, match="train/generator/constant became nan by update 2"):
+        _fit(method, Loader(2, 6), log_every_n_steps=50)
+
+
+def test_a_checkpoint_inside_ema_weights_is_refused(tmp_path):
+    class SaveInside(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            with pl_module.ema_weights():
+                trainer.save_checkpoint(tmp_path / "x.ckpt")
+
+    with pytest.raises(RuntimeError, match="would lose the live ones"):
+        _fit(_gan(), Loader(1, 6), callbacks=[SaveInside()])
 
 
 # -- reports ---------------------------------------------------------------------------------------
