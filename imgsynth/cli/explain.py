@@ -29,8 +29,13 @@ _NO_OPTION = re.compile(
 _TYPE = re.compile(r"Expected a <class '(?P<type>[^']+)'>|Expected a typing.Literal\[(?P<one>.+)\]")
 _GOT = re.compile(r"Got value: (?P<value>.*)$")
 _REQUIRED = re.compile(r"(?:following arguments are required: |[Kk]ey ')(?P<names>[\w., ]+)")
+_NOT_IMPORTED = re.compile(
+    r"No module named '[^']+'|module '[^']+' has no attribute '[^']+'|"
+    r"cannot import name '[^']+' from '[^']+'"
+)
 _NO_CLASS = re.compile(
     r"dot import path|not correspond to a subclass|has no attribute|No module named|"
+    r"cannot import name|"
     r"[Nn]ot a valid subclass|is not a subclass|[Uu]nable to import|is not accepted as class_path"
 )
 _TYPES = {
@@ -192,7 +197,7 @@ def _no_top_option(where: _Where, name: str) -> UsageError:
 
 
 def _no_such_option(where: _Where, name: str) -> UsageError:
-    name = name.partition(".")[0]
+    name, dot, rest = name.partition(".")
     path = where.cause.owner
     owner = path.rpartition(".")[2]
     parameter = where.name().rpartition(".")[2]
@@ -203,7 +208,7 @@ def _no_such_option(where: _Where, name: str) -> UsageError:
             _IN_YAML,
         )
     known = _parameters(path)
-    close = [where.name(n) for n in nearest(name, known)]
+    close = [where.name(f"{n}{dot}{rest}") for n in nearest(name, known)]
     misplaced = name in catalogue.catalogue() or nearest(name, ("init_args", "class_path"))
     further = _further(known)
     elsewhere = [where.name(n) for match in nearest(name, further) for n in further[match][:2]]
@@ -217,8 +222,9 @@ def _no_such_option(where: _Where, name: str) -> UsageError:
 def _further(known: dict[str, str]) -> dict[str, list[str]]:
     """Return the options of the classes that a class takes, with where they belong."""
     further: dict[str, list[str]] = {}
+    parts = ("generator", "discriminator", "optimizer", "schedule")
     for component, annotation in known.items():
-        if any(word in annotation for word in ("Module", "Optimizer", "Schedule")):
+        if component.endswith(parts):
             for choice in catalogue.fitting(component, annotation):
                 for name in catalogue.parameters(choice):
                     places = further.setdefault(name, [])
@@ -265,9 +271,7 @@ def _unknown_class(where: _Where, match: re.Match[str]) -> UsageError:
     last = value.rpartition(".")[2]
     meant = nearest(last, choices) or nearest(last, all_of_role)
     texts = " ".join((where.cause.text, *where.cause.others))
-    if found := re.search(
-        r"No module named '[^']+'|module '[^']+' has no attribute '[^']+'", texts
-    ):
+    if found := _NOT_IMPORTED.search(texts):
         wrong = f"{value!r} cannot be imported ({found[0]})"
     elif last in catalogue.catalogue() or "subclass" in texts:
         wrong = f"{value!r} is of another kind"

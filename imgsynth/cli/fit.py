@@ -57,7 +57,7 @@ def check_names(options: Options, where: str = "") -> None:
         UsageError: If there is one.
     """
     groups = ["model", "data", "trainer", "samples", "checkpoint"]
-    known = [*groups, "config", "images", "seed", "name", "out", "print_config"]
+    known = [*groups, "config", "images", "seed", "threads", "name", "out", "print_config"]
     for name, _ in options:
         first = name.partition(".")[0]
         if first not in known or (first not in groups and first != name):
@@ -150,6 +150,8 @@ def _check_numbers(config: dict[str, Any]) -> None:
 
     if not 0 <= config["seed"] < 2**32:
         raise UsageError(f"--seed must be between 0 and {2**32 - 1}, got {config['seed']}.")
+    if config["threads"] is not None and config["threads"] < 1:
+        raise UsageError(f"--threads must be at least 1, got {config['threads']}.")
     trainer = config["trainer"]
     limits = [
         f"--trainer.{name} {trainer[name]}"
@@ -172,12 +174,15 @@ def _check_numbers(config: dict[str, Any]) -> None:
 
 
 def _train(config: dict[str, Any], folder: Path, checkpoint: Path | None) -> int:
+    import torch
     from lightning.pytorch import seed_everything
 
     from imgsynth.callbacks import GracefulStop, quiet
     from imgsynth.cli import parser
 
     quiet()
+    if config["threads"] is not None:
+        torch.set_num_threads(config["threads"])
     seed_everything(config["seed"], verbose=False)
     data = parser.make(parser.typed({**config}).data)
     parser.fill(config["model"], data)

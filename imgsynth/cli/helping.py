@@ -36,6 +36,8 @@ the run
                           ones win; options win over all of them
   --images N              length in real images seen, such as 200k or 1.5M
   --seed N                decides everything random (0)
+  --threads N             processor threads of torch; small images are fastest with 1 (torch's own
+                          choice)
   --name NAME             name of the run's folder; without it, the recipe's
   --out DIR               the folder of runs (runs)
   --print_config          print the whole configuration as YAML, and stop

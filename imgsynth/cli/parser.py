@@ -48,6 +48,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--config", action="config")
     parser.add_argument("--images", type=Count | None, default=None)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int | None, default=None)
     parser.add_subclass_arguments(Method, "model", required=False, fail_untyped=False)
     parser.add_subclass_arguments(ImageDataModule, "data", required=False, fail_untyped=False)
     parser.add_class_arguments(

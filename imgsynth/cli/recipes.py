@@ -50,8 +50,9 @@ def find(name: str) -> Path:
     recipe = name.removesuffix(".yaml")
     if recipe in known:
         return known[recipe]
-    last = {known_name.rpartition("/")[2]: known_name for known_name in known}
-    meant = nearest(recipe, known, 2) or [last[n] for n in nearest(recipe, last, 2)]
+    last = [(known_name.rpartition("/")[2], known_name) for known_name in known]
+    close = nearest(recipe.rpartition("/")[2], [name for name, _ in last])
+    meant = [known_name for name, known_name in last if name in close][:2]
     what = "is a folder, not a file" if path.is_dir() else "is neither a file nor a recipe"
     raise UsageError(
         f"-c {name}: {name!r} {what}.",

@@ -1,12 +1,14 @@
 """Run folders: finding one that is meant, and making a new one."""
 
 import os
+import re
 from pathlib import Path
 
 from imgsynth.cli.errors import UsageError, did_you_mean, nearest
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
+_PROVENANCE = re.compile(r"run\.json|run(-\d+)?\.diff")
 _HANDED_ON = "IMGSYNTH_RUN"
 
 
@@ -104,7 +106,9 @@ def is_taken(folder: Path) -> bool:
     """Say whether a folder holds more than what a run leaves that failed before it began."""
     if not folder.exists():
         return False
-    return not folder.is_dir() or any(path.name != CONFIG for path in folder.iterdir())
+    return not folder.is_dir() or any(
+        path.name != CONFIG and not _PROVENANCE.fullmatch(path.name) for path in folder.iterdir()
+    )
 
 
 def write_config(folder: Path, text: str) -> None:

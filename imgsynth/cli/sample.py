@@ -179,6 +179,10 @@ def _write(
                     first.append(image)
                 save_png(out / next(remaining), image, text)
             bar.update(len(chunk))
-    classes = method.num_classes if given.label is None else 0
-    columns = classes * max(1, 10 // classes) if 2 <= classes <= 20 else 10
-    save_png(out / "grid.png", grid(torch.stack(first), columns=min(columns, len(first))), text)
+    columns = min(_columns(method.num_classes if given.label is None else 0), len(first))
+    save_png(out / "grid.png", grid(torch.stack(first), columns=columns), text)
+
+
+def _columns(classes: int) -> int:
+    """Return about ten columns, so that each shows one class where labels take turns."""
+    return classes * max(1, 10 // classes) if 0 < classes <= 20 else 10
