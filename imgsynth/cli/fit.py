@@ -110,7 +110,13 @@ def resume(argv: list[str]) -> int:
     if checkpoint is None:
         print(f"{folder} has no checkpoint yet: it starts again.")
         return _train(config, folder, None)
-    state = read_checkpoint(checkpoint)["imgsynth"]
+    try:
+        state = read_checkpoint(checkpoint)["imgsynth"]
+    except ValueError as error:
+        before = [p for p in checkpoint.parent.glob("images-*.ckpt") if p.name < checkpoint.name]
+        if not before:
+            raise
+        raise UsageError(str(error), f"The one before: imgsynth resume {max(before)}") from error
     if _is_complete(config, state):
         print(
             f"{folder} is complete: {state['images_seen']:,} images. "
