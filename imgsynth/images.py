@@ -77,7 +77,7 @@ def grid(
     images: Tensor,
     columns: int | None = None,
     padding: int = 2,
-    value: float = -1.0,
+    value: float = -0.5,
     scale: int | None = None,
 ) -> Tensor:
     """Arrange images in rows, left to right and top to bottom.

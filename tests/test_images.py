@@ -86,7 +86,7 @@ def test_a_grid_agrees_with_torchvisions():
 
 def test_a_grid_reads_like_text_and_repeats_pixels():
     images = torch.arange(3.0).reshape(3, 1, 1, 1).expand(3, 1, 1, 2) / 4
-    b = -1.0
+    b = -0.5
     expected = [
         [b, b, b, b, b, b, b, b, b, b, b],
         [b, 0.0, 0.0, 0.0, 0.0, b, 0.25, 0.25, 0.25, 0.25, b],
