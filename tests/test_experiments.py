@@ -24,10 +24,17 @@ def data(tmp_path, monkeypatch):
     clothes = {"images": draw(0, 256, (80, 28, 28)), "labels": np.arange(80) % 10}
     np.savez("clothes.npz", **{k: v.astype(np.uint8) for k, v in clothes.items()})
     np.save("large.npy", draw(0, 256, (16, 128, 128, 3)).astype(np.uint8))
+    clothes_options = ["--data", "Arrays", "--data.images", "clothes.npz"]
     return {
         "Digits": ["--data.batch_size", "8"],
-        "FashionMNIST": ["--data", "Arrays", "--data.images", "clothes.npz"]
-        + ["--data.batch_size", "4"],
+        "FashionMNIST": [*clothes_options, "--data.batch_size", "4"],
+            "--data",
+            "Arrays",
+            "--data.images",
+            "clothes.npz",
+            "--data.batch_size",
+            "4",
+        ],
         "Arrays": ["--data.images", "large.npy", "--data.batch_size", "4"],
     }
 

@@ -40,7 +40,7 @@ def fit(argv: list[str]) -> int:
         print(parser.dump(config), end="")
         return 0
     _check_numbers(config)
-    stem = configs[-1].stem if configs else ""
+    stem = configs[0].stem if configs else ""  # further ones are layers over it
     proposal = stem if stem and stem != "config" else _proposal(config)
     folder = runs.new_folder(named.get("out", "runs"), named.get("name"), proposal)
     return _train(config, folder, None)

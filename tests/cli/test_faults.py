@@ -73,9 +73,7 @@ def test_a_checkpoint_of_another_class_is_refused(trained, run):
     text = (text[:start] + text[end:]).replace("imgsynth.methods.LSGAN", "imgsynth.methods.GAN")
     config.write_text(text)
     outcome = run("resume", "runs/trained", "--images", "100k")
-    assert_explained(
-        outcome, "The checkpoint holds imgsynth.methods.LSGAN", "imgsynth.methods.GAN"
-    )
+    assert_explained(outcome, "The checkpoint holds imgsynth.methods.LSGAN", "imgsynth.methods.GAN")
 
 
 def test_a_truncated_checkpoint_is_refused_and_the_one_before_is_named(trained, run):

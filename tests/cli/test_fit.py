@@ -51,6 +51,11 @@ def test_runs_without_a_name_are_numbered(here, run):
     assert run("fit", "-c", "tiny.yaml").out.startswith("Run folder: runs/tiny-2\n")
 
 
+def test_a_run_is_named_after_its_first_configuration(here, run):
+    Path("layer.yaml").write_text("seed: 1\n")
+    assert run("fit", "-c", "tiny.yaml", "-c", "layer.yaml").out.startswith("Run folder: runs/tiny")
+
+
 def test_a_run_that_failed_before_it_began_leaves_its_name_free(here, run):
     assert run("fit", "-c", "tiny.yaml", "--name", "a", "--data.batch_size", "9999").code == 2
     assert run("fit", "-c", "tiny.yaml", "--name", "a").code == 0
