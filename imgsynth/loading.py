@@ -1,7 +1,6 @@
 """Methods back from their checkpoints, without pickle."""
 
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +40,13 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     path = find_checkpoint(path)
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).partition("GLOBAL ")[2].split()[:1]
-        what = f" ({reason[0]})" if reason else ""
-        raise ValueError(
-            f"{str(path)!r} holds pickled Python objects{what}; refused, nothing of it was run. "
-            "Checkpoints of imgsynth hold tensors and plain data only."
-        ) from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        _, is_object, rest = str(error).partition("GLOBAL ")
+        if is_object:
+            raise ValueError(
+                f"{str(path)!r} holds pickled Python objects ({rest.split()[0]}); refused, nothing "
+                "of it was run. Checkpoints of imgsynth hold tensors and plain data only."
+            ) from error
         raise ValueError(
             f"{str(path)!r} is truncated or no checkpoint ({path.stat().st_size} bytes)."
         ) from error

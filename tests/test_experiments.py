@@ -28,13 +28,6 @@ def data(tmp_path, monkeypatch):
     return {
         "Digits": ["--data.batch_size", "8"],
         "FashionMNIST": [*clothes_options, "--data.batch_size", "4"],
-            "--data",
-            "Arrays",
-            "--data.images",
-            "clothes.npz",
-            "--data.batch_size",
-            "4",
-        ],
         "Arrays": ["--data.images", "large.npy", "--data.batch_size", "4"],
     }
 

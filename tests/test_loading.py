@@ -122,6 +122,12 @@ def test_a_truncated_checkpoint_is_refused_with_its_size(trained, tmp_path, size
         read_checkpoint(path)
 
 
+def test_a_text_file_is_no_checkpoint(tmp_path):
+    (tmp_path / "images-1.ckpt").write_text("seed: 1\n")
+    with pytest.raises(ValueError, match="truncated or no checkpoint"):
+        read_checkpoint(tmp_path)
+
+
 def test_a_checkpoint_of_another_program_is_refused(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match="was not saved by imgsynth"):
