@@ -80,7 +80,7 @@ bench: setup  ## Measure our training step against a hand-written loop
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py
 
 notebooks: $(STAMP_NOTEBOOKS)  ## Run the notebooks from their .py files
-	$(BIN)/jupytext --to ipynb --execute notebooks/*.py
+	$(BIN)/python notebooks/run.py
 
 clean:  ## Remove caches and builds; runs and the environment stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.* htmlcov

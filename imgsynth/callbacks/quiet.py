@@ -20,9 +20,18 @@ _WARNINGS = (
 _LINES = (
     "💡 Tip",
     "`Trainer.fit` stopped: `max_steps",
+    "`weights_only` was not set",
+    "Restoring states from",
+    "Restored all states from",
     "GPU available",
     "TPU available",
     "HPU available",
+)
+
+_LOGGERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.rank_zero",
+    "lightning.pytorch.trainer.connectors.checkpoint_connector",
 )
 
 
@@ -35,5 +44,5 @@ def quiet() -> None:
     for message in _WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     # Filters of a logger do not see what its children emit, so they go where it is emitted.
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+    for name in _LOGGERS:
         logging.getLogger(name).addFilter(_concerns_us)
