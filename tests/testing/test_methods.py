@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from imgsynth import methods
 from imgsynth.augment import RandomTranslation
-from imgsynth.methods import GAN, LSGAN, WGANGP, HingeGAN
+from imgsynth.methods import AdversarialMethod, HingeGAN, Method
 from imgsynth.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
 from imgsynth.optim import Adam, LinearDecay
 from imgsynth.testing import ContractError, check_method
@@ -28,7 +29,17 @@ def networks(classes=2, **kwargs):
     )
 
 
-@pytest.mark.parametrize("objective", [GAN, HingeGAN, LSGAN, WGANGP])
+OBJECTIVES = [
+    cls
+    for name in methods.__all__
+    if isinstance(cls := getattr(methods, name), type)
+    and issubclass(cls, Method)
+    and cls not in {Method, AdversarialMethod}
+]
+
+
+@pytest.mark.filterwarnings("ignore:MinimaxGAN")
+@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("classes", [0, 2])
 def test_every_objective_keeps_the_contract(objective, classes):
     check_method(lambda: objective(*networks(classes, dropout=0.1)))
