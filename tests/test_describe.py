@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -200,3 +201,9 @@ def test_positional_arguments_that_are_only_passed_on_are_named_by_the_next_clas
         "extra": 3,
         "width": 4,
     }
+
+
+def test_numbers_of_numpy_become_plain_ones():
+    described = describe([np.float64(0.5), np.float32(0.5), np.int64(3)])
+    assert described == [0.5, 0.5, 3]
+    assert [type(value) for value in described] == [float, float, int]

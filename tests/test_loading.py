@@ -172,3 +172,40 @@ def test_a_warm_start_says_what_does_not_fit(trained):
         warm_start(HingeGAN(*networks), trained[1])
     with pytest.raises(ValueError, match="There is no module 'encoder' to copy"):
         warm_start(make(), trained[1], modules=("encoder",))
+
+
+# -- damaged and misfitting checkpoints -------------------------------------------------------
+
+
+def changed(trained, tmp_path, section):
+    checkpoint = read_checkpoint(trained[1])
+    checkpoint["imgsynth"] |= section
+    path = tmp_path / "changed.ckpt"
+    torch.save(checkpoint, path)
+    return path
+
+
+@pytest.mark.parametrize("section", [{}, None, {"method": {}}])
+def test_a_checkpoint_without_its_parts_is_refused(tmp_path, section):
+    torch.save({"imgsynth": section, "state_dict": {}}, tmp_path / "parts.ckpt")
+    with pytest.raises(ValueError, match="no whole checkpoint: it lacks"):
+        imgsynth.load(tmp_path / "parts.ckpt")
+
+
+def test_a_checkpoint_of_something_else_than_a_method_is_refused(trained, tmp_path):
+    network = {"class_path": "imgsynth.networks.MLPGenerator", "init_args": {"image_shape": [1, 8, 8]}}
+    with pytest.raises(ValueError, match="holds MLPGenerator, which is no method"):
+        imgsynth.load(changed(trained, tmp_path, {"method": network}))
+
+
+def test_arguments_that_a_class_has_no_longer_are_named(trained, tmp_path):
+    method = read_checkpoint(trained[1])["imgsynth"]["method"]
+    method["init_args"]["old"] = 1
+    with pytest.raises(ValueError, match="does not fit its class any more: .*'old'"):
+        imgsynth.load(changed(trained, tmp_path, {"method": method}))
+
+
+def test_a_part_of_another_size_does_not_fit(trained):
+    other = make(width=8).generator
+    with pytest.raises(ValueError, match="'HingeGAN' of .* does not fit: .*size mismatch"):
+        imgsynth.load(trained[1], generator=other)

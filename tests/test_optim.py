@@ -1,6 +1,7 @@
 import math
 from dataclasses import FrozenInstanceError
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -190,3 +191,10 @@ def test_a_decay_that_would_start_after_the_run_never_starts() -> None:
 def test_a_wrong_schedule_is_refused_by_name_at_construction(make: object, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         make()  # type: ignore[operator]
+
+
+def test_numbers_of_numpy_reach_neither_optimiser_nor_learning_rate() -> None:
+    (group,) = Adam(lr=np.float64(1e-3), beta1=np.float32(0.5))([_parameter()]).param_groups
+    assert [type(value) for value in (group["lr"], *group["betas"])] == [float] * 3
+    decay = LinearDecay(end=np.int64(100), final=np.float64(0.5))
+    assert type(decay.factor(50, None)) is float

@@ -107,3 +107,18 @@ def test_another_module_is_refused_by_name(data, trainer):
 
     with pytest.raises(ValueError, match="need a method of imgsynth, got Plain"):
         trainer(None, Length(8), enable_checkpointing=False).fit(Plain(), data())
+
+
+def test_smaller_last_batches_do_not_shorten_a_run(gan, trainer, tmp_path):
+    images = [{"image": torch.zeros(1, 8, 8), "label": label % 2} for label in range(5)]
+    loader = DataLoader(images, batch_size=4)
+    method = gan()
+    trainer(tmp_path, Length(19), Checkpoint()).fit(method, loader)
+    assert (method.updates, method.images_seen, method.total_images) == (7, 19, 19)
+
+    again = gan()
+    newest = newest_checkpoint(tmp_path)
+    trainer(tmp_path, Length(19), Checkpoint()).fit(
+        again, loader, ckpt_path=newest, weights_only=True
+    )
+    assert again.updates == 7

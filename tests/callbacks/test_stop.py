@@ -162,3 +162,9 @@ def test_an_error_puts_the_handlers_back(gan, data, trainer, tmp_path):
     with pytest.raises(RuntimeError, match="broken"):
         fit(gan, data, trainer, tmp_path, GracefulStop(), Fail())
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_signal_in_the_last_update_leaves_the_last_sheet_drawn(gan, data, trainer, tmp_path):
+    samples = Samples(every=1000, gif=False)
+    fit(gan, data, trainer, tmp_path, GracefulStop(), Send(1, signal.SIGTERM), samples, length=8)
+    assert (tmp_path / "samples" / "000000000008.png").exists()

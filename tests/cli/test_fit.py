@@ -180,3 +180,32 @@ def test_a_run_is_found_from_any_of_its_parts(here, path, folder):
     for file in ("runs/a/checkpoints/images-000000000064.ckpt", "runs/a/last.ckpt"):
         Path(file).touch()
     assert runs.folder_of(Path(path)) == Path(folder)
+
+
+def test_a_run_of_epochs_is_made_longer_in_images(here, run):
+    text = Path("tiny.yaml").read_text().replace("images: 128\n", "")
+    Path("tiny.yaml").write_text(text.replace("trainer: {", "trainer: {max_steps: 1, "))
+    assert run("fit", "-c", "tiny.yaml").code == 0
+    code, out, err = run("resume", str(RUN), "--images", "128")
+    assert code == 0, err
+    assert "Trained on 128 images." in out
+
+
+UNTYPED = """\
+from imgsynth.methods import HingeGAN
+
+
+class Untyped(HingeGAN):
+    def __init__(self, generator, discriminator, gain=1.0, **kwargs):
+        super().__init__(generator, discriminator, **kwargs)
+"""
+
+
+def test_an_argument_without_its_bases_type_is_asked_for_it(here, run):
+    Path("untyped_gan.py").write_text(UNTYPED)
+    code, _, err = run(
+        "fit", "-c", "tiny.yaml", "--model", "untyped_gan.Untyped", "--model.generator.width", "8"
+    )
+    assert code == 2
+    assert "Untyped.__init__ gives 'generator' no type" in err
+    assert "Expected generator: nn.Module, as HingeGAN has it." in err

@@ -293,3 +293,10 @@ def test_resizing_to_half_averages_like_a_triangle_filter() -> None:
     # The weights of an antialiased bilinear filter at half size: 1/8, 3/8, 3/8, 1/8.
     expected = torch.tensor([0, 10, 30, 0], dtype=torch.uint8).expand(1, 1, 4, 4)
     assert torch.equal(resize(images, 4), expected)
+
+
+def test_images_take_the_type_of_the_method() -> None:
+    data = Ramp()
+    data.trainer = as_trainer(dtype=torch.bfloat16)
+    batch = data.on_after_batch_transfer({"image": torch.zeros(1, 1, 1, 1, dtype=torch.uint8)}, 0)
+    assert batch["image"].dtype == torch.bfloat16

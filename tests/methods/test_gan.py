@@ -464,3 +464,21 @@ def test_with_plain_sgd_training_equals_the_papers_algorithm_closely(cls):
     _assert_close(
         (method.generator, method.discriminator), (generator, discriminator), rtol=1e-5, atol=1e-7
     )
+
+
+class Uniform(HingeGAN):
+    """Has latents of its own."""
+
+    def latents(self, num, generator=None):
+        return torch.rand(num, self.latent_dim, generator=generator)
+
+    def generate(self, latents, labels=None):
+        assert latents.min() >= 0
+        assert latents.max() < 1
+        return super().generate(latents, labels)
+
+
+def test_a_method_is_trained_on_the_latents_that_it_samples_from():
+    method = Uniform(*_networks())
+    _fit(method, _batches(2, 16))
+    assert method.updates == 2

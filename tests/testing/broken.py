@@ -97,6 +97,25 @@ class LeftOut(HingeGAN):
         return [generator, discriminator]
 
 
+class OfNoPlayer(HingeGAN):
+    """Has a parameter outside both players; no optimiser knows of it."""
+
+    def __init__(self, generator: nn.Module, discriminator: nn.Module, **kwargs):
+        super().__init__(generator, discriminator, **kwargs)
+        self.gain = nn.Parameter(torch.ones(1))
+
+    def generate(self, latents, labels=None):
+        return super().generate(self.gain * latents, labels)
+
+
+class PickledState(HingeGAN):
+    """Saves an object that a checkpoint without pickle cannot hold."""
+
+    def on_save_checkpoint(self, checkpoint):
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["random"] = random.Random(0)
+
+
 class UnusedLayer(MLPGenerator):
     """Has a layer that no image depends on."""
 

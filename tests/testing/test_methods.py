@@ -81,6 +81,8 @@ def test_plain_networks_keep_the_contract_when_data_is_given(digits):
         ("ExtraStep", "Lightning 4 optimiser steps"),
         ("CountedTwice", "counted 6 updates"),
         ("LeftOut", "would never learn: no optimiser has it"),
+        ("OfNoPlayer", "'gain' would never learn: no optimiser has it"),
+        ("PickledState", "objects that only pickle can read"),
     ],
 )
 def test_a_broken_method_is_rejected_with_the_reason(name, says):
