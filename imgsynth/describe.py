@@ -8,6 +8,7 @@ into the object.
 import dataclasses
 import importlib
 import inspect
+import numbers
 import sys
 from collections.abc import Mapping
 from copy import copy
@@ -79,8 +80,12 @@ def describe(value: Any) -> Any:  # noqa: ANN401
     ``{"not_described": "package.Class"}``, which :func:`build` refuses with the name of the
     argument to pass.
     """
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool):
         return value
+    # NumPy's scalars are numbers too, but in a checkpoint they would be pickled objects.
+    for kind, plain in ((numbers.Integral, int), (numbers.Real, float), (str, str.__str__)):
+        if isinstance(value, kind):
+            return plain(value)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):

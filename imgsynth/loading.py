@@ -53,6 +53,11 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         ) from error
     if not isinstance(checkpoint, dict) or "imgsynth" not in checkpoint:
         raise ValueError(f"{str(path)!r} was not saved by imgsynth: it has no 'imgsynth' section.")
+    section = checkpoint["imgsynth"]
+    present = {*checkpoint, *section} if isinstance(section, dict) else set()
+    missing = {"state_dict", "method", "seed", "updates", "images_seen", "meter"} - present
+    if missing:
+        raise ValueError(f"{str(path)!r} is no whole checkpoint: it lacks {min(missing)!r}.")
     return checkpoint
 
 
@@ -86,9 +91,14 @@ def load(
     """
     checkpoint = read_checkpoint(path, map_location)
     state = checkpoint["imgsynth"]
-    method: Method = build(state["method"], trusted=trusted, **overrides)
+    try:
+        method = build(state["method"], trusted=trusted, **overrides)
+    except TypeError as error:  # written by another version of its class
+        raise ValueError(f"{str(path)!r} does not fit its class any more: {error}.") from error
+    if not isinstance(method, Method):
+        raise ValueError(f"{str(path)!r} holds {type(method).__name__}, which is no method.")
     method.configure_model()
-    method.load_state_dict(checkpoint["state_dict"])
+    _copy(method, checkpoint["state_dict"], type(method).__name__, path)
     for name in ("seed", "updates", "images_seen"):
         setattr(method, name, state[name])
     return method.to(map_location).eval() if map_location is not None else method.eval()

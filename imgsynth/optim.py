@@ -8,8 +8,9 @@ number of devices, computes the same learning rate.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -20,6 +21,14 @@ def _check(name: str, value: float, *, low: float = 0.0, high: float = math.inf)
     if not (math.isfinite(value) and low <= value < high):
         bound = f"at least {low:g}" + (f" and below {high:g}" if high < math.inf else "")
         raise ValueError(f"Optimiser: {name} must be {bound}, got {value}.")
+
+
+def _make_plain(factory: "Optimizer | Schedule") -> None:
+    """Turn NumPy's scalars into numbers: a checkpoint with them could not be read again."""
+    for field in fields(factory):
+        value = getattr(factory, field.name)
+        if isinstance(value, np.generic):
+            object.__setattr__(factory, field.name, value.item())
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,7 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         """Refuse values that no optimiser accepts."""
+        _make_plain(self)
         _check("lr", self.lr)
         _check("weight_decay", self.weight_decay)
 
@@ -199,6 +209,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         """Refuse counts that are none."""
+        _make_plain(self)
         parse_count(self.warmup, "warmup")
 
     def factor(self, images: int, total: int | None) -> float:

@@ -193,7 +193,10 @@ def test_a_checkpoint_without_its_parts_is_refused(tmp_path, section):
 
 
 def test_a_checkpoint_of_something_else_than_a_method_is_refused(trained, tmp_path):
-    network = {"class_path": "imgsynth.networks.MLPGenerator", "init_args": {"image_shape": [1, 8, 8]}}
+    network = {
+        "class_path": "imgsynth.networks.MLPGenerator",
+        "init_args": {"image_shape": [1, 8, 8]},
+    }
     with pytest.raises(ValueError, match="holds MLPGenerator, which is no method"):
         imgsynth.load(changed(trained, tmp_path, {"method": network}))
 

@@ -76,6 +76,20 @@ class Length(Callback):
             self._per_update = batch_size(batch) * trainer.world_size
             self._apply(trainer, method_of(pl_module))
 
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+    ) -> None:
+        """Set the limit again, if a loader's last batch was smaller than the others."""
+        method = method_of(pl_module)
+        left = (self._set or 0) - method.updates
+        if method.images_seen + left * (self._per_update or 1) != method.total_images:
+            self._apply(trainer, method)
+
     def _apply(self, trainer: Trainer, method: Method) -> None:
         if _is_trial(trainer):
             return

@@ -93,9 +93,9 @@ class GracefulStop(Callback):
 
 
 def stopped(trainer: Trainer) -> bool:
-    """Say whether a signal is what ends the run."""
+    """Say whether a signal is what ends the run, before its time."""
     stops = (c for c in trainer.callbacks if isinstance(c, GracefulStop))  # type: ignore[attr-defined]
-    return any(stop.signal is not None for stop in stops)
+    return any(stop.signal is not None for stop in stops) and not _reached_end(trainer)
 
 
 def _reached_end(trainer: Trainer) -> bool:

@@ -103,7 +103,8 @@ def resume(argv: list[str]) -> int:
     from imgsynth.loading import read_checkpoint
 
     _make_working_directory_importable()
-    config = parse([source], [("images", given.images)] if given.images is not None else [])
+    longer = [("images", given.images), ("trainer.max_steps", "-1"), ("trainer.max_epochs", "null")]
+    config = parse([source], longer if given.images is not None else [])
     _check_numbers(config)
     folder = runs.folder_of(path)
     checkpoint = path if path.is_file() else newest_checkpoint(folder)

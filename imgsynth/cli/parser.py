@@ -6,6 +6,7 @@ class keeps what was given explicitly and fits the new class; nobody's defaults 
 """
 
 import argparse
+import inspect
 import sys
 import warnings
 from collections.abc import Iterator
@@ -161,9 +162,29 @@ def _complete(value: Any, default: Any = None) -> Any:  # noqa: ANN401
     if _is_class(default) and class_path(import_class(default["class_path"])) == path:
         defaults |= default.get("init_args", {})
     given = value.get("init_args") or {}
+    _require_types(cls, given)
     arguments = {k: _complete(given.get(k, v), v) for k, v in defaults.items()}
     arguments |= {k: _complete(v) for k, v in given.items() if k not in arguments}
     return {"class_path": path, "init_args": arguments}
+
+
+def _require_types(cls: type, given: Config) -> None:
+    """Refuse a value for an argument that a class takes from its base without the base's type."""
+    own = inspect.signature(cls).parameters
+    for name in given:
+        if name not in own or own[name].annotation is not inspect.Parameter.empty:
+            continue
+        for base in cls.__mro__[1:]:
+            inherited = inspect.signature(base.__init__).parameters.get(name)
+            if inherited is not None and inherited.annotation is not inspect.Parameter.empty:
+                written = inspect.formatannotation(inherited.annotation).replace(
+                    "torch.nn.modules.module.", "nn."
+                )
+                raise UsageError(
+                    f"{cls.__name__}.__init__ gives {name!r} no type, so the command line cannot "
+                    "make it.",
+                    f"Expected {name}: {written}, as {base.__name__} has it.",
+                )
 
 
 def _classes(value: Any, where: str) -> Iterator[tuple[str, Config]]:  # noqa: ANN401

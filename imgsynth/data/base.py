@@ -345,7 +345,9 @@ class ImageDataModule(Described, LightningDataModule, ABC):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turn the images, now on the device, into float in [-1, 1]."""
-        return {k: from_uint8(v) if v.dtype in _DTYPES else v for k, v in batch.items()}
+        module = None if self.trainer is None else self.trainer.lightning_module
+        dtype = getattr(module, "dtype", torch.float32)  # another with precision="bf16-true"
+        return {k: from_uint8(v, dtype) if v.dtype in _DTYPES else v for k, v in batch.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the training loader's place, for the checkpoint.

@@ -115,7 +115,7 @@ class GAN(Sampler, AdversarialMethod):
         """Generate as many images as the batch has real ones, with the same labels."""
         labels = self.labels_of(batch)
         images = batch["image"]
-        latents = torch.randn(len(images), self.latent_dim, device=images.device)
+        latents = self.latents(len(images)).to(images.device, non_blocking=True)
         made = {"image": self.generate(latents, labels)}
         return made if labels is None else {**made, "label": labels}
 

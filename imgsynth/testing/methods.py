@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -213,13 +214,13 @@ class _Watch(Callback):
     def on_train_start(self, trainer: Trainer, module: Any) -> None:  # noqa: ANN401
         """Require that every parameter has an optimiser."""
         stepped = {id(p) for o in trainer.optimizers for g in o.param_groups for p in g["params"]}
-        for player in self.players.values():
-            for key, parameter in player.items():
-                require(
-                    id(parameter) in stepped or not parameter.requires_grad,
-                    f"{key!r} would never learn: no optimiser has it. Give it to one in "
-                    "configure_optimizers, or freeze it by requires_grad_(False).",
-                )
+        for key, parameter in self.method.named_parameters():
+            require(
+                id(parameter) in stepped or not parameter.requires_grad,
+                f"{key!r} would never learn: no optimiser has it. Make it a part of a player, give "
+                "it to an optimiser in configure_optimizers, or freeze it by "
+                "requires_grad_(False).",
+            )
 
     def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, index: int) -> None:  # noqa: ANN401
         """Remember the parameters before the step."""
@@ -431,7 +432,13 @@ def _check_resume(fresh: Callable[[], Method], data: ImageDataModule, folder: Pa
 
 
 def _read(path: Path) -> dict[str, Any]:
-    checkpoint = torch.load(path, weights_only=True)
+    try:
+        checkpoint = torch.load(path, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ContractError(
+            "A checkpoint holds objects that only pickle can read, so nobody could resume from it: "
+            "on_save_checkpoint must add numbers, strings, lists, dicts and tensors only."
+        ) from error
     if "imgsynth" not in checkpoint:
         raise ContractError(
             "A checkpoint lacks the counters and the seed: on_save_checkpoint must call "

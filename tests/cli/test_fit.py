@@ -182,7 +182,7 @@ def test_a_run_is_found_from_any_of_its_parts(here, path, folder):
     assert runs.folder_of(Path(path)) == Path(folder)
 
 
-def test_a_run_of_epochs_is_made_longer_in_images(here, run):
+def test_a_run_of_so_many_steps_is_made_longer_in_images(here, run):
     text = Path("tiny.yaml").read_text().replace("images: 128\n", "")
     Path("tiny.yaml").write_text(text.replace("trainer: {", "trainer: {max_steps: 1, "))
     assert run("fit", "-c", "tiny.yaml").code == 0
