@@ -80,12 +80,8 @@ def describe(value: Any) -> Any:  # noqa: ANN401
     ``{"not_described": "package.Class"}``, which :func:`build` refuses with the name of the
     argument to pass.
     """
-    if value is None or isinstance(value, bool):
-        return value
-    # NumPy's scalars are numbers too, but in a checkpoint they would be pickled objects.
-    for kind, plain in ((numbers.Integral, int), (numbers.Real, float), (str, str.__str__)):
-        if isinstance(value, kind):
-            return plain(value)
+    if value is None or isinstance(value, numbers.Real | str):
+        return _plain(value)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
@@ -100,6 +96,15 @@ def describe(value: Any) -> Any:  # noqa: ANN401
         init_args = {f.name: describe(getattr(value, f.name)) for f in fields if f.init}
         return {"class_path": class_path(type(value)), "init_args": init_args}
     return {MARKER: class_path(type(value))}
+
+
+def _plain(value: Any) -> float | str | None:  # noqa: ANN401
+    """Strip subclasses: in a checkpoint, NumPy's scalars would be pickled objects."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def _find_class(path: str, trusted: tuple[str, ...]) -> type:

@@ -6,6 +6,7 @@ The image convention of the whole package: float ``(B, C, H, W)`` in [-1, 1]; la
 
 import re
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import TypeAlias
 
 from torch import Tensor
@@ -38,7 +39,12 @@ def parse_count(value: Count, what: str = "a count of images") -> int:
     """
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
-    text = str(value).strip().lower()
+    return _parse_text(str(value), what)
+
+
+@lru_cache  # schedules ask at every step
+def _parse_text(value: str, what: str) -> int:
+    text = value.strip().lower()
     if re.fullmatch(r"\d{1,3}(,\d{3})+[kmg]?", text):  # not "1,5k": a decimal comma elsewhere
         text = text.replace(",", "")
     factor = _SUFFIXES.get(text[-1:], 1)

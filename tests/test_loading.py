@@ -204,11 +204,11 @@ def test_a_checkpoint_of_something_else_than_a_method_is_refused(trained, tmp_pa
 def test_arguments_that_a_class_has_no_longer_are_named(trained, tmp_path):
     method = read_checkpoint(trained[1])["imgsynth"]["method"]
     method["init_args"]["old"] = 1
-    with pytest.raises(ValueError, match="does not fit its class any more: .*'old'"):
+    with pytest.raises(ValueError, match=r"does not fit its class any more: .*'old'"):
         imgsynth.load(changed(trained, tmp_path, {"method": method}))
 
 
 def test_a_part_of_another_size_does_not_fit(trained):
     other = make(width=8).generator
-    with pytest.raises(ValueError, match="'HingeGAN' of .* does not fit: .*size mismatch"):
+    with pytest.raises(ValueError, match=r"'HingeGAN' of .* does not fit: .*size mismatch"):
         imgsynth.load(trained[1], generator=other)

@@ -278,8 +278,8 @@ def _say(trainer: Any, text: str) -> None:  # noqa: ANN401
 
 
 def _summary(method: Any, folder: Path) -> str:  # noqa: ANN401
-    left = [name for name in ("final.png", "training.gif") if (folder / name).exists()]
-    left += ["samples/", "checkpoints/", "record.jsonl", runs.CONFIG]
+    names = ("final.png", "training.gif", "samples/", "checkpoints/", "record.jsonl", runs.CONFIG)
+    left = [name for name in names if (folder / name).exists()]
     lines = [f"Trained on {method.images_seen:,} images. In {folder}: {', '.join(left)}."]
     if hasattr(method, "sample"):
         lines.append(f"Images from it: imgsynth sample {folder} --num 100 --out images")

@@ -174,8 +174,8 @@ def _require_types(cls: type, given: Config) -> None:
     for name in given:
         if name not in own or own[name].annotation is not inspect.Parameter.empty:
             continue
-        for base in cls.__mro__[1:]:
-            inherited = inspect.signature(base.__init__).parameters.get(name)
+        for base in (c for c in cls.__mro__[1:] if c.__module__ != "builtins"):
+            inherited = inspect.signature(base).parameters.get(name)
             if inherited is not None and inherited.annotation is not inspect.Parameter.empty:
                 written = inspect.formatannotation(inherited.annotation).replace(
                     "torch.nn.modules.module.", "nn."

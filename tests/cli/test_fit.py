@@ -209,3 +209,10 @@ def test_an_argument_without_its_bases_type_is_asked_for_it(here, run):
     assert code == 2
     assert "Untyped.__init__ gives 'generator' no type" in err
     assert "Expected generator: nn.Module, as HingeGAN has it." in err
+
+
+def test_the_summary_names_only_files_that_are_there(here, run):
+    out = run("fit", "-c", "tiny.yaml", "--trainer.log_every_n_steps", "50").out
+    assert not (RUN / "record.jsonl").exists()
+    assert "final.png" in out
+    assert "record.jsonl" not in out

@@ -603,7 +603,8 @@ def test_a_method_without_one_of_its_three_parts_is_told_which(missing):
         "discriminator_loss": lambda self, b, f: HingeGAN.discriminator_loss(self, b, f),
         "generator_loss": lambda self, b, f: HingeGAN.generator_loss(self, b, f),
     }
-    helpers = {name: getattr(HingeGAN, name) for name in ("labels_of", "generate", "critic")}
+    names = ("labels_of", "latents", "generate", "critic")
+    helpers = {name: getattr(HingeGAN, name) for name in names}
     del parts[missing]
     cls = type("Partial", (AdversarialMethod,), {**parts, **helpers, "latent_dim": LATENT})
     cls.num_classes = 0
