@@ -113,7 +113,8 @@ def _find_class(path: str, trusted: tuple[str, ...]) -> type:
     if path.partition(".")[0] not in allowed:
         raise ValueError(
             f"The description names the class {path!r}, which is not part of imgsynth; if you "
-            f"trust the file, allow its package: trusted=({path.partition('.')[0]!r},)."
+            f"trust the file, allow its package: trusted=({path.partition('.')[0]!r},) in Python, "
+            f"--trust {path.partition('.')[0]} on the command line."
         )
     try:
         found = getattr(importlib.import_module(module_name), name)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from imgsynth.callbacks.checkpoint import newest_checkpoint
 from imgsynth.describe import build
 from imgsynth.methods.base import Method
 
@@ -21,12 +22,10 @@ def find_checkpoint(path: str | Path) -> Path:
         return path
     if not path.exists():
         raise FileNotFoundError(f"There is no run or checkpoint at {str(path)!r}.")
-    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    # the name holds the images seen, padded with zeros
-    found = sorted(folder.glob("images-*.ckpt"), key=lambda p: p.name)
-    if not found:
-        raise FileNotFoundError(f"The folder {str(folder)!r} holds no checkpoint (images-*.ckpt).")
-    return found[-1]
+    found = newest_checkpoint(path)
+    if found is None:
+        raise FileNotFoundError(f"The folder {str(path)!r} holds no checkpoint (images-*.ckpt).")
+    return found
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:  # noqa: ANN401

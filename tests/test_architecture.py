@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "callbacks": LEAVES | {"metrics", "augment", "methods.base", "loggers"},
     "loggers": LEAVES | {"metrics", "augment", "methods.base"},
     "strategies": LEAVES | {"metrics", "augment", "methods.base"},
-    "loading": LEAVES | {"methods"},
+    "loading": LEAVES | {"methods", "callbacks"},
     "cli": EVERYTHING,
     "__main__": EVERYTHING,
     "testing": EVERYTHING,

@@ -12,7 +12,7 @@ from imgsynth import seeding
 from imgsynth.describe import Described, class_path, describe
 from imgsynth.ema import Average, averaging_weight
 from imgsynth.methods.meter import Meter
-from imgsynth.types import Batch, Count, parse_count
+from imgsynth.types import Batch, Count, batch_size, parse_count
 
 CHUNK = 64
 """Images generated at a time by :meth:`Sampler.sample`; part of what a seed means."""
@@ -25,9 +25,9 @@ class NonFiniteError(FloatingPointError):
 class Method(Described, LightningModule):
     """Base of all methods: averaged weights, images as the unit, named terms, exact resume.
 
-    A subclass states which submodules generate (``averaged``), writes ``training_step`` (or
-    inherits an engine that does) and calls :meth:`_begin` before and :meth:`_updated` after each
-    update.
+    A subclass states which submodules generate (``averaged``) and writes ``training_step``, or
+    inherits an engine that does. With automatic optimisation :meth:`_begin` and :meth:`_updated`
+    are called around each update; a step that optimises by hand calls them itself.
 
     Args:
         ema_half_life: Half-life of the averaged weights in images; 0 turns averaging off.
@@ -66,6 +66,7 @@ class Method(Described, LightningModule):
         self.latest: dict[str, float] = {}
         self.description: dict[str, Any] | None = None
         self._state: dict[str, Any] | None = None
+        self._pending = self._micro_batches = 0  # of the update that is being accumulated
 
     # -- life cycle ---------------------------------------------------------------------------
 
@@ -132,9 +133,28 @@ class Method(Described, LightningModule):
 
     # -- the step -----------------------------------------------------------------------------
 
-    def _begin(self, images: int) -> None:
-        """Before each update: seed the step, and learn the length of the run from the first one."""
-        seeding.seed_default_generators(self.seed, self.global_rank, self.updates)
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Automatic optimisation: seed each micro-batch, and count its images."""
+        if self.automatic_optimization:
+            images = batch_size(batch)
+            self._begin((images * self.trainer.accumulate_grad_batches), self._micro_batches)
+            self._pending += images
+            self._micro_batches += 1
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Automatic optimisation: step, and note that an update is done."""
+        super().optimizer_step(*args, **kwargs)
+        self._updated(self._pending)
+        self._pending = self._micro_batches = 0
+
+    def _begin(self, images: int, *tags: int | str) -> None:
+        """Before each update: seed the step, and learn the length of the run from the first one.
+
+        Args:
+            images: Real images that one update consumes on this device.
+            tags: Tell apart what is seeded more than once within an update.
+        """
+        seeding.seed_default_generators(self.seed, self.global_rank, self.updates, *tags)
         if self.total_images is None:
             steps = self.trainer.max_steps
             if steps < 0 and self.trainer.max_epochs not in {None, -1}:
@@ -192,7 +212,7 @@ class Method(Described, LightningModule):
         return means
 
     def check_finite(self) -> None:
-        """Raise if a term of the open window or a parameter is not finite (a host sync).
+        """Raise if a term of the open window, a parameter or a buffer is not finite (a host sync).
 
         Every checkpoint is preceded by this, so that a good one is never replaced by NaN.
 
@@ -200,11 +220,13 @@ class Method(Described, LightningModule):
             NonFiniteError: Naming the term or parameter.
         """
         self._means()
-        names, tensors = zip(*self.named_parameters(), strict=True)
-        finite = torch.stack([torch.isfinite(t).all() for t in tensors]).tolist()
+        floats = {k: b for k, b in self.named_buffers() if b.is_floating_point()}
+        tensors = {**dict(self.named_parameters()), **floats}
+        names = list(tensors)
+        finite = torch.stack([torch.isfinite(t).all() for t in tensors.values()]).tolist()
         if not all(finite):
             raise NonFiniteError(
-                f"The parameter {names[finite.index(False)]!r} is not finite after update "
+                f"{names[finite.index(False)]!r} is not finite after update "
                 f"{self.updates}; nothing was saved. Try a lower learning rate or clipping."
             )
 

@@ -82,7 +82,11 @@ class GAN(Sampler, AdversarialMethod):
             )
 
     def latents(self, num: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw ``(num, latent_dim)`` standard normal latents on the CPU."""
+        """Draw ``(num, latent_dim)`` standard normal latents.
+
+        On the CPU from ``generator``; without one, on torch's default device (in training that of
+        the images) from its default generator.
+        """
         return torch.randn(num, self.latent_dim, generator=generator)
 
     def generate(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -115,7 +119,8 @@ class GAN(Sampler, AdversarialMethod):
         """Generate as many images as the batch has real ones, with the same labels."""
         labels = self.labels_of(batch)
         images = batch["image"]
-        latents = self.latents(len(images)).to(images.device, non_blocking=True)
+        with images.device:  # drawn where they are needed: copying them would stall the GPU
+            latents = self.latents(len(images))
         made = {"image": self.generate(latents, labels)}
         return made if labels is None else {**made, "label": labels}
 
@@ -132,9 +137,15 @@ class GAN(Sampler, AdversarialMethod):
         return {"adversarial": losses.nonsaturating_g(logits)}
 
     def pictures(self, batch: Batch | None = None) -> dict[str, Tensor]:
-        """Show samples from fixed latents, a class a column if there are classes."""
+        """Show samples from fixed latents, a class a column if there are classes.
+
+        Of images that are neither gray, RGB nor RGBA the first channels are shown.
+        """
         columns = self.num_classes if 0 < self.num_classes <= 20 else 8
-        return {"samples": grid(self.sample(8 * columns, seed=0), columns=columns)}
+        images = self.sample(8 * columns, seed=0)
+        channels = images.shape[1]
+        shown = images if channels in {1, 3, 4} else images[:, : 3 if channels > 4 else 1]
+        return {"samples": grid(shown, columns=columns)}
 
 
 class MinimaxGAN(GAN):

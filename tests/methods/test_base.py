@@ -694,6 +694,14 @@ def test_check_finite_names_the_parameter():
         method.check_finite()
 
 
+def test_check_finite_names_a_buffer():
+    method = _gan()
+    _fit(method, Loader(1, 4))
+    method.generator.norm.running_var[0] = float("nan")
+    with pytest.raises(NonFiniteError, match=r"'generator\.norm\.running_var' is not finite"):
+        method.check_finite()
+
+
 def test_check_finite_names_a_term_of_the_open_window():
     method = _gan()
     _fit(method, Loader(1, 6))

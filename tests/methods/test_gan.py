@@ -243,6 +243,15 @@ def test_least_squares_takes_the_papers_three_labels():
     assert {k: v.item() for k, v in theirs.items()} == {"adversarial": 2.5}
 
 
+@pytest.mark.parametrize(("channels", "shown"), [(1, 1), (2, 1), (3, 3), (4, 4), (5, 3)])
+def test_images_of_any_number_of_channels_have_pictures(channels, shown):
+    shape = (channels, 8, 8)
+    gan = GAN(MLPGenerator(shape, latent_dim=4), MLPDiscriminator(shape))
+    picture = gan.pictures()["samples"]
+    assert picture.shape[0] == shown
+    assert torch.equal(picture[:, 2:50:6, 2:50:6], gan.sample(1)[0, :shown])  # 6-fold, 2 around
+
+
 def test_minimax_warns_and_minimises_the_discriminators_gain():
     with pytest.warns(UserWarning, match="MinimaxGAN: the generator's gradient vanishes"):
         method = MinimaxGAN(*_networks())
