@@ -39,23 +39,26 @@ def parse_count(value: Count, what: str = "a count of images") -> int:
     """
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
-    return _parse_text(str(value), what)
+    count = _parse_text(str(value))
+    if count is None:
+        raise ValueError(
+            f"{what}: expected a number such as 200000, '200k' or '1.5M', got {value!r}."
+        )
+    return count
 
 
 @lru_cache  # schedules ask at every step
-def _parse_text(value: str, what: str) -> int:
-    text = value.strip().lower()
+def _parse_text(text: str) -> int | None:
+    text = text.strip().lower()
     if re.fullmatch(r"\d{1,3}(,\d{3})+[kmg]?", text):  # not "1,5k": a decimal comma elsewhere
         text = text.replace(",", "")
     factor = _SUFFIXES.get(text[-1:], 1)
     try:
         count = Decimal(text[:-1] if factor > 1 else text) * factor
     except InvalidOperation:
-        count = Decimal(-1)
+        return None
     if not count.is_finite() or not 0 <= count < 10**18 or count % 1:
-        raise ValueError(
-            f"{what}: expected a number such as 200000, '200k' or '1.5M', got {value!r}."
-        )
+        return None
     return int(count)
 
 
