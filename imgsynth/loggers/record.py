@@ -156,7 +156,7 @@ class Record(Logger):
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
         file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            written = os.write(file, line)  # in one piece: readers never see half a row
+            written = os.write(file, line)  # in one piece, so that a kill hardly ever tears it
         except OSError as error:
             raise _unwritten(path, error.strerror or str(error)) from error
         finally:
