@@ -9,6 +9,7 @@ from torchvision.datasets import VisionDataset
 from torchvision.datasets import mnist as stored
 
 from imgsynth.data import MNIST, FashionMNIST
+from imgsynth.testing import check_datamodule
 
 PIXELS = np.random.default_rng(2).integers(0, 256, (14, 28, 28), dtype=np.uint8)
 LABELS = (np.arange(14) % 10).astype(np.uint8)
@@ -39,6 +40,10 @@ def test_images_and_labels_are_those_of_the_files(kind: type[MNIST], tmp_path: P
         assert labels.tolist() == LABELS[part].tolist()
     assert (data.image_shape, data.num_classes) == ((1, 28, 28), 10)
     assert kind(root=str(tmp_path), size=32).image_shape == (1, 32, 32)
+
+
+def test_both_keep_the_contract(kind: type[MNIST], tmp_path: Path) -> None:
+    check_datamodule(kind(root=tmp_path, batch_size=3))
 
 
 def test_the_class_names_are_in_the_order_of_the_labels() -> None:
