@@ -1,8 +1,9 @@
 """Methods: one class an objective."""
 
 from imgsynth.methods.adversarial import AdversarialMethod
-from imgsynth.methods.base import Method, NonFiniteError, Sampler
+from imgsynth.methods.base import Method, NonFiniteError
 from imgsynth.methods.gan import GAN, LSGAN, WGANGP, HingeGAN, MinimaxGAN
+from imgsynth.methods.sampler import Sampler
 
 __all__ = [
     "GAN",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from imgsynth import losses
 from imgsynth.images import grid
 from imgsynth.methods.adversarial import AdversarialMethod
-from imgsynth.methods.base import Sampler
+from imgsynth.methods.sampler import Sampler
 from imgsynth.optim import Adam, Optimizer
 from imgsynth.types import Batch, Losses
 

@@ -19,7 +19,8 @@ from imgsynth.data.base import ImageDataModule, Split
 from imgsynth.describe import MARKER, build, describe
 from imgsynth.loading import load
 from imgsynth.methods.adversarial import AdversarialMethod
-from imgsynth.methods.base import Method, Sampler
+from imgsynth.methods.base import Method
+from imgsynth.methods.sampler import Sampler
 from imgsynth.testing.contract import ContractError, first_difference, require
 from imgsynth.types import Batch, Losses
 

@@ -10,7 +10,7 @@ from torch import nn
 from imgsynth.describe import build
 from imgsynth.ema import averaging_weight
 from imgsynth.methods import GAN, LSGAN, WGANGP, HingeGAN, Method, NonFiniteError
-from imgsynth.methods.base import Sampler
+from imgsynth.methods.sampler import Sampler
 from imgsynth.networks import MLPDiscriminator, MLPGenerator
 from imgsynth.optim import Adam, LinearDecay, Schedule
 

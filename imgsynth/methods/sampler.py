@@ -1,0 +1,113 @@
+"""The capability to generate images that are addresses: by weights, seed, place and label."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from imgsynth import seeding
+from imgsynth.methods.base import Method
+
+CHUNK = 64
+"""Images generated at a time by :meth:`Sampler.sample`; part of what a seed means."""
+
+
+class Sampler:
+    """Capability of methods that generate images from latents.
+
+    A class has it by inheriting it next to :class:`Method` and writing :meth:`latents` and
+    :meth:`generate`.
+
+    Attributes:
+        num_classes: Classes the generator takes labels of; 0 if it takes none.
+    """
+
+    num_classes: int = 0
+
+    def latents(self, num: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw ``(num, ...)`` latents on the CPU from a CPU generator (None: the default one)."""
+        raise TypeError(f"{type(self).__name__} must define latents(num, generator).")
+
+    def generate(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Turn latents into images ``(num, C, H, W)`` in [-1, 1]."""
+        raise TypeError(f"{type(self).__name__} must define generate(latents, labels).")
+
+    def sample(
+        self,
+        num: int,
+        labels: Tensor | int | None = None,
+        *,
+        seed: int = 0,
+        ema: bool = True,
+    ) -> Tensor:
+        """Generate images that depend on the weights, the seed, their place and label alone.
+
+        Images are made in chunks of 64, chunk c from latents seeded by (seed, c). Image i is
+        therefore the same whether 10 or 10,000 are asked for.
+
+        Args:
+            num: How many.
+            labels: ``(num,)`` int64, or one label for all. None: every class in turn, so that
+                ten columns of a grid show ten classes.
+            seed: Chooses the latents.
+            ema: Whether to use the averaged weights.
+
+        Returns:
+            ``(num, C, H, W)`` in [-1, 1], on the method's device.
+
+        Raises:
+            ValueError: If ``num`` is below 1, or the labels do not fit.
+
+        Example:
+            >>> # images = method.sample(100, labels=3, seed=1)
+        """
+        return torch.cat(list(self.sample_chunks(num, labels, seed=seed, ema=ema)))
+
+    def sample_chunks(
+        self,
+        num: int,
+        labels: Tensor | int | None = None,
+        *,
+        seed: int = 0,
+        ema: bool = True,
+    ) -> Iterator[Tensor]:
+        """Yield what :meth:`sample` returns in chunks, for more images than memory holds."""
+        assert isinstance(self, Method)
+        labels = self._sample_labels(num, labels)
+        for chunk, start in enumerate(range(0, num, CHUNK)):
+            latents = self.latents(CHUNK, seeding.generator(seed, "latents", chunk))
+            wanted = None
+            if labels is not None:
+                part = labels[start : start + CHUNK]
+                wanted = nn.functional.pad(part, (0, CHUNK - len(part))).to(self.device)
+            devices = [self.device] if self.device.type == "cuda" else []
+            with self.evaluating(ema=ema), torch.random.fork_rng(devices):
+                # for generators that draw noise of their own
+                seeding.seed_default_generators(seed, "generate", chunk)
+                # with precision="bf16-true" the weights are not float32
+                latents = latents.to(self.device, self.dtype)  # type: ignore[arg-type]
+                images = self.generate(latents, wanted)
+            yield images[: num - start]
+
+    def _sample_labels(self, num: int, labels: Tensor | int | None) -> Tensor | None:
+        if num < 1:
+            raise ValueError(f"The number of samples must be at least 1, got {num}.")
+        if not self.num_classes:
+            if labels is not None:
+                raise ValueError("The generator is unconditional: it takes no labels.")
+            return None
+        if labels is None:
+            return torch.arange(num) % self.num_classes
+        if isinstance(labels, int):
+            labels = torch.full((num,), labels)
+        labels = torch.as_tensor(labels).cpu()
+        if labels.shape != (num,) or labels.dtype != torch.int64:
+            shape = tuple(labels.shape)
+            raise ValueError(
+                f"labels must be int64 of shape ({num},), got {labels.dtype} of shape {shape}."
+            )
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= self.num_classes:
+            wrong = low if low < 0 else high
+            raise ValueError(f"labels must be between 0 and {self.num_classes - 1}, got {wrong}.")
+        return labels
