@@ -23,11 +23,11 @@ MAY_IMPORT = {
     "optim": LEAVES,
     "ema": LEAVES,
     "metrics": LEAVES,
-    "methods": LEAVES | {"losses", "diffusion", "optim", "ema"},
+    "methods": LEAVES | {"losses", "diffusion", "optim", "ema", "strategies"},
     "data": LEAVES | {"augment"},
     "callbacks": LEAVES | {"metrics", "augment", "methods.base", "loggers"},
     "loggers": LEAVES | {"metrics", "augment", "methods.base"},
-    "strategies": LEAVES | {"metrics", "augment", "methods.base"},
+    "strategies": set(),  # a method brings it about, so it knows none
     "loading": LEAVES | {"methods", "callbacks"},
     "cli": EVERYTHING,
     "__main__": EVERYTHING,

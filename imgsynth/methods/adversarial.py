@@ -1,7 +1,7 @@
 """The engine of all two-player methods: who moves when, on which fakes, and what is counted."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -102,6 +102,17 @@ class AdversarialMethod(Method):
         """
         raise TypeError(f"{type(self).__name__} must define generator_loss(batch, fakes).")
 
+    def augmented(self, images: Tensor) -> Tensor:
+        """Return images after :attr:`augment`; gradients reach them.
+
+        Under mixed precision it computes in float32: bfloat16 keeps 3 digits, too few for
+        positions and colours.
+        """
+        island = torch.is_autocast_enabled(images.device.type)
+        with torch.autocast(images.device.type, enabled=False) if island else nullcontext():
+            augmented: Tensor = self.augment(images.float() if island else images)
+        return augmented
+
     # -- the engine ---------------------------------------------------------------------------
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -162,7 +173,7 @@ class AdversarialMethod(Method):
 
     def _fakes(self, chunk: Batch, part: int, index: int, with_graph: bool) -> Batch:
         self._seed_chunk("fakes", part, index)  # the generator's update makes the same ones again
-        with torch.set_grad_enabled(with_graph):
+        with self._timed("fakes"), torch.set_grad_enabled(with_graph):
             return self.fakes(chunk)
 
     def _seed_chunk(self, *tags: int | str) -> None:
@@ -189,13 +200,15 @@ class AdversarialMethod(Method):
         optimizer.zero_grad()
         for i, (chunk, fake) in enumerate(zip(chunks, fakes, strict=True)):
             self._seed_chunk(player, part, i)
-            losses = loss(chunk, fake)
-            self.manual_backward(self._total(losses, player) / len(chunks))
+            with self._timed(player):
+                losses = loss(chunk, fake)
+                self.manual_backward(self._total(losses, player) / len(chunks))
             self.meter.add(f"train/{player}", losses, 1.0 / len(chunks))
-        if player == "generator":
-            optimizer.step()  # counted: one generator update is one global_step
-        else:  # the same hooks, precision and clipping, but not counted
-            self.trainer.strategy.optimizer_step(optimizer.optimizer, _no_closure)
+        with self._timed("optimiser"):
+            if player == "generator":
+                optimizer.step()  # counted: one generator update is one global_step
+            else:  # the same hooks, precision and clipping, but not counted
+                self.trainer.strategy.optimizer_step(optimizer.optimizer, _no_closure)
 
     def _total(self, losses: Losses, player: str) -> Tensor:
         if not losses:

@@ -1,14 +1,15 @@
 """What every method has in common, whatever its objective."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.profilers import Profiler
 from torch import Tensor, nn
 
-from imgsynth import seeding
+from imgsynth import seeding, strategies
 from imgsynth.describe import Described, class_path, describe
 from imgsynth.ema import Average, averaging_weight
 from imgsynth.methods.meter import Meter
@@ -76,8 +77,14 @@ class Method(Described, LightningModule):
         """Start counting at 0 and agree on the run's seed; a checkpoint may still say otherwise.
 
         An author's ``setup`` must call this one.
+
+        Raises:
+            ValueError: If the Trainer's strategy cannot train this method.
         """
         if stage == "fit":
+            strategies.adopt(
+                self.trainer.strategy, type(self).__name__, automatic=self.automatic_optimization
+            )
             self.updates = self.images_seen = 0
             self.total_images = None
             self.seed = int(self.trainer.strategy.broadcast(seeding.run_seed()))
@@ -99,6 +106,7 @@ class Method(Described, LightningModule):
         """Add the counters, the open window and how the method was built, as plain data."""
         if self._live is not None:
             raise RuntimeError("A checkpoint saved inside ema_weights() would lose the live ones.")
+        self.synchronise()  # in place, so that the weights collected before are the averaged ones
         checkpoint["imgsynth"] = {
             "method": self.describe(),
             "seed": self.seed,
@@ -171,9 +179,16 @@ class Method(Described, LightningModule):
         if self.ema is not None:
             half_life, ramp_up = self._ema_half_life, self._ema_ramp_up
             weight = averaging_weight(images, self.images_seen, half_life, ramp_up)
-            self.ema.follow(self._live_modules(), weight)
+            with self._timed("averages"):
+                self.ema.follow(self._live_modules(), weight)
         if self.updates % self.log_every == 0:
-            self._report()
+            with self._timed("record"):
+                self._report()
+
+    def _timed(self, part: str) -> AbstractContextManager[None]:
+        """Name a part of the step for the Trainer's profiler; costs next to nothing without one."""
+        profiler: Profiler = self.trainer.profiler  # type: ignore[attr-defined]
+        return profiler.profile(part)
 
     @property
     def log_every(self) -> int:
@@ -193,12 +208,8 @@ class Method(Described, LightningModule):
 
     def _means(self) -> dict[str, float]:
         """Return the window's means over all ranks; raise if one is not finite."""
-        names, totals = self.meter.totals()
-        if not names:
-            return {}
-        totals = self.trainer.strategy.reduce(totals, reduce_op="mean")
-        values = (totals[:, 0] / totals[:, 1]).tolist()
-        means = dict(zip(names, values, strict=True))
+        self._share_window()
+        means = self.meter.means()
         bad = [name for name, value in means.items() if not -float("inf") < value < float("inf")]
         if bad:
             raise NonFiniteError(
@@ -220,12 +231,66 @@ class Method(Described, LightningModule):
         floats = {k: b for k, b in self.named_buffers() if b.is_floating_point()}
         tensors = {**dict(self.named_parameters()), **floats}
         names = list(tensors)
-        finite = torch.stack([torch.isfinite(t).all() for t in tensors.values()]).tolist()
+        flags = torch.stack([torch.isfinite(t).all() for t in tensors.values()]).float()
+        finite = self._over_ranks(flags, "min").tolist()
         if not all(finite):
             raise NonFiniteError(
                 f"{names[finite.index(False)]!r} is not finite after update "
                 f"{self.updates}; nothing was saved. Try a lower learning rate or clipping."
             )
+
+    # -- several devices ----------------------------------------------------------------------
+
+    def statistics(self) -> list[Tensor]:
+        """Return what each device estimates from its own images, to be averaged over all.
+
+        The running statistics of batch normalisation, live and averaged. Override it to add
+        others; parameters are equal on all devices anyway.
+        """
+        norms = (m for m in self.modules() if isinstance(m, nn.modules.batchnorm._NormBase))
+        found = (t for norm in norms for t in (norm.running_mean, norm.running_var))
+        return [t for t in found if t is not None]
+
+    def synchronise(self) -> None:
+        """Average :meth:`statistics` and the open window of terms over the devices, in place.
+
+        Happens before every checkpoint and every evaluation. All devices must call it; on one it
+        does nothing.
+        """
+        if self._world_size == 1:
+            return
+        self._share_window()
+        statistics = self.statistics()
+        if statistics:
+            flat = torch.cat([t.detach().reshape(-1).float() for t in statistics])
+            parts = torch.split(self._over_ranks(flat, "mean"), [t.numel() for t in statistics])
+            for tensor, part in zip(statistics, parts, strict=True):
+                tensor.detach().copy_(part.view_as(tensor))
+
+    def _share_window(self) -> None:
+        """Give each rank the mean window; a term may be absent on some."""
+        if self._world_size == 1:
+            return
+        keys: list[Any] = [None] * self._world_size
+        torch.distributed.all_gather_object(keys, self.meter.keys)
+        if any(keys):
+            union = dict.fromkeys(key for of_rank in keys for key in of_rank)
+            flat = self.meter.flat(union, self.device)
+            self.meter.restore(union, self._over_ranks(flat, "mean"))
+
+    def _over_ranks(self, values: Tensor, operation: str) -> Tensor:
+        if self._world_size > 1:
+            values = self.trainer.strategy.reduce(values, reduce_op=operation)
+        return values
+
+    @property
+    def _world_size(self) -> int:
+        return 1 if self._trainer is None else self.trainer.world_size
+
+    def on_validation_model_eval(self) -> None:
+        """Evaluate the same model on each device."""
+        self.synchronise()
+        super().on_validation_model_eval()
 
     # -- averaged weights ---------------------------------------------------------------------
 

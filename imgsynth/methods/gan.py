@@ -100,7 +100,7 @@ class GAN(Sampler, AdversarialMethod):
         The one place where augmentation meets the discriminator: real and fake images pass it
         alike, and gradients reach the images.
         """
-        images = self.augment(images)
+        images = self.augmented(images)
         logits: Tensor = self.discriminator(images, *(() if labels is None else (labels,)))
         return logits
 

@@ -1,5 +1,6 @@
 """Sums of named loss terms, kept on the device until a row is due."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -58,6 +59,31 @@ class Meter:
         names, totals = self.totals()
         values = (totals[:, 0] / totals[:, 1]).tolist() if names else []
         return dict(zip(names, values, strict=True))
+
+    @property
+    def keys(self) -> list[tuple[str, ...]]:
+        """The windows there are: a prefix and the names that occurred together."""
+        return list(self._windows)
+
+    def flat(self, keys: Iterable[tuple[str, ...]], device: torch.device) -> Tensor:
+        """Return the sums and the weight of each window as one vector; zeros for one not there."""
+        parts = []
+        for key in keys:
+            sums, weight = self._windows.get(
+                key, ([torch.zeros((), device=device)] * len(key[1:]), [0.0])
+            )
+            parts += [*sums, torch.full((), weight[0], device=device)]
+        return torch.stack(parts)
+
+    def restore(self, keys: Iterable[tuple[str, ...]], flat: Tensor) -> None:
+        """Take windows from a vector of :meth:`flat`, in the order of its keys."""
+        self._windows = {}
+        weights = flat.tolist()
+        end = 0
+        for key in keys:
+            start, end = end, end + len(key)
+            sums = list(flat[start : end - 1].clone().unbind())
+            self._windows[key] = (sums, [weights[end - 1]])
 
     def reset(self) -> None:
         """Start a new window."""

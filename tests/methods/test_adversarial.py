@@ -5,7 +5,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 from torch.nn import functional as F
 
-from imgsynth.methods import AdversarialMethod, HingeGAN, NonFiniteError
+from imgsynth.methods import WGANGP, AdversarialMethod, HingeGAN, NonFiniteError
 from imgsynth.optim import SGD, Adam, CosineDecay, LinearDecay, Optimizer, Schedule
 from imgsynth.seeding import seed_default_generators
 
@@ -492,6 +492,39 @@ def test_an_overflow_of_one_player_does_not_scale_the_others_gradient():
     ):
         assert torch.equal(ours, theirs)
     assert dict(steps.norms)["generator"] == pytest.approx(dict(reference.norms)["generator"])
+
+
+class Darker(nn.Module):
+    """Notes in which precision it is asked to compute."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def forward(self, images):
+        weight = torch.full((images.shape[-1],) * 2, 1e-3)
+        self.seen.add((images.dtype, (images @ weight).dtype))
+        return images * 0.999
+
+
+def test_augmentation_computes_in_float32_under_mixed_precision():
+    augment = Darker()
+    _fit(HingeGAN(*_networks(), augment=augment), Loader(2, 8), precision="bf16-mixed")
+    assert augment.seen == {(torch.float32, torch.float32)}  # autocast would multiply in bfloat16
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_augmentation_computes_in_the_precision_of_the_whole_model(precision):
+    augment = Darker()
+    _fit(HingeGAN(*_networks(), augment=augment), Loader(2, 8), precision=precision)
+    dtype = torch.bfloat16 if precision == "bf16-true" else torch.float64
+    assert augment.seen == {(dtype, dtype)}
+
+
+def test_gradients_of_gradients_pass_the_augmentation_under_mixed_precision():
+    method = WGANGP(*_networks(), augment=Darker(), discriminator_steps=1)
+    _fit(method, Loader(2, 8), precision="bf16-mixed", log_every_n_steps=1)
+    assert 0 < method.latest["train/discriminator/penalty"] < 20
 
 
 # -- terms and NaN ---------------------------------------------------------------------------------

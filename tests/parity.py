@@ -1,0 +1,284 @@
+"""Every public method, trained by two processes and by one that has the joined batch.
+
+The one process sees the images of both ranks, interleaved as they share a block of the data, and
+draws the random numbers that the ranks would have drawn.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from imgsynth import losses, seeding
+from imgsynth.augment import RandomTranslation
+from imgsynth.callbacks import quiet
+from imgsynth.data import Digits
+from imgsynth.methods import GAN, LSGAN, WGANGP, HingeGAN, Method, MinimaxGAN
+from imgsynth.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
+from imgsynth.optim import SGD
+
+RANKS = 2
+BATCH = 12  # of a rank
+UPDATES = 10
+_STEP = SGD(lr=0.02)
+
+
+def _networks() -> tuple[nn.Module, nn.Module]:
+    shape, classes = (1, 8, 8), 10
+    return (
+        MLPGenerator(shape, classes, latent_dim=4, width=16, depth=1),
+        MLPDiscriminator(shape, classes, width=16, depth=1),
+    )
+
+
+def _plain(method: type[GAN]) -> Callable[..., Method]:
+    def make(**options: Any) -> Method:
+        optimizers = {"generator_optimizer": _STEP, "discriminator_optimizer": _STEP}
+        return method(*_networks(), **{"ema_half_life": 100, **optimizers, **options})
+
+    return make
+
+
+class R1GAN(HingeGAN):
+    """R1 on real images at every second update: a term that is absent on some steps."""
+
+    def discriminator_loss(self, batch, fakes):
+        terms = super().discriminator_loss(batch, fakes)
+        if self.updates % 2 == 0:
+            images = batch["image"].requires_grad_()
+            logits = self.critic(images, self.labels_of(batch))
+            terms["r1"] = 0.1 * losses.zero_centred_penalty(logits, images).mean()
+        return terms
+
+
+class LopsidedGAN(HingeGAN):
+    """A term, and a parameter that only it uses, on the first rank alone."""
+
+    def __init__(self, *networks: nn.Module, **options: Any) -> None:
+        super().__init__(*networks, **options)
+        self.discriminator.extra = nn.Linear(64, 1)
+        self.discriminator.never = nn.Parameter(torch.ones(3))
+        self.joined = False
+
+    def discriminator_loss(self, batch, fakes):
+        terms = super().discriminator_loss(batch, fakes)
+        if self.global_rank == 0:
+            images = batch["image"][::RANKS] if self.joined else batch["image"]
+            extra = self.discriminator.extra(images.flatten(1)).square().mean()
+            terms["extra"] = extra / RANKS if self.joined else extra
+        return terms
+
+
+METHODS: dict[str, Callable[..., Method]] = {
+    "GAN": _plain(GAN),
+    "MinimaxGAN": _plain(MinimaxGAN),
+    "HingeGAN": _plain(HingeGAN),
+    "LSGAN": _plain(LSGAN),
+    "WGANGP": _plain(WGANGP),
+}
+"""A new method joins by a line here: how it is made small, by SGD, without batch statistics."""
+
+CASES: dict[str, tuple[Callable[..., Method], dict[str, Any]]] = {
+    **{name: (make, {}) for name, make in METHODS.items()},
+    "all at once": (
+        _plain(WGANGP),
+        {
+            "discriminator_steps": 2,
+            "accumulate": 3,
+            "generator_clip": 0.05,
+            "discriminator_clip": 0.05,
+            "augment": RandomTranslation(1),
+        },
+    ),
+    "R1": (_plain(R1GAN), {"discriminator_steps": 2}),
+    "absent": (
+        _plain(LopsidedGAN),
+        {"discriminator_optimizer": SGD(lr=0.02, momentum=0.9, weight_decay=0.1)},
+    ),
+}
+
+
+def trainer(updates: int, ranks: int, **options: Any) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        devices=ranks,
+        max_steps=updates,
+        max_epochs=-1,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=UPDATES,
+        **options,
+    )
+
+
+def fresh(name: str) -> Method:
+    make, options = CASES[name]
+    torch.manual_seed(5)
+    return make(**options)
+
+
+def images_of_update(name: str) -> int:
+    return RANKS * BATCH * CASES[name][1].get("discriminator_steps", fresh(name).batches_per_step)
+
+
+def outcome(method: Method) -> dict[str, Any]:
+    return {
+        "state": {k: v.clone() for k, v in method.state_dict().items()},
+        "images": method.images_seen,
+        "terms": dict(method.latest),
+    }
+
+
+def on_ranks() -> dict[str, Any]:
+    """Train all cases as one of several ranks."""
+    quiet()
+    results = {}
+    for name in CASES:
+        method = fresh(name)
+        with Counted(method) as counted:
+            trainer(UPDATES, RANKS).fit(method, Digits(batch_size=BATCH, seed=3))
+        results[name] = {**outcome(method), "reduced": counted.updates}
+    return results
+
+
+def with_batch_norm(folder: str) -> dict[str, Any]:
+    """Train networks with batch statistics, evaluate, and save after further updates."""
+    quiet()
+    shape = (1, 8, 8)
+    networks = DCGANGenerator(shape, latent_dim=4, width=4), DCGANDiscriminator(shape, width=4)
+    look = Look(Path(folder))
+    trainer(5, RANKS, callbacks=[look], val_check_interval=3, num_sanity_val_steps=0).fit(
+        Evaluated(*networks), Digits(batch_size=BATCH, seed=3)
+    )
+    return look.seen
+
+
+class Evaluated(GAN):
+    """Looks at its buffers when it is evaluated."""
+
+    def validation_step(self, batch, batch_index):
+        self.evaluated = statistics(self)
+
+
+class Look(Callback):
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "saved.ckpt"
+        self.seen: dict[str, Any] = {}
+
+    def on_train_batch_end(self, trainer, module, *_):
+        if trainer.global_step == 5:
+            self.seen["evaluated"] = module.evaluated
+            self.seen["own"] = statistics(module)
+            trainer.save_checkpoint(self.path)
+            self.seen["saved"] = statistics(module)
+            saved = torch.load(self.path, weights_only=True)["state_dict"]
+            self.seen["file"] = {k: saved[k] for k in self.seen["saved"]}
+            self.seen["parameters"] = {k: p.detach().clone() for k, p in module.named_parameters()}
+
+
+def statistics(method: Method) -> dict[str, Tensor]:
+    buffers = method.named_buffers()
+    return {k: b.clone() for k, b in buffers if k.endswith(("running_mean", "running_var"))}
+
+
+class Counted:
+    """Notes the elements of each all-reduce, update by update, and what each player has."""
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        self.updates: list[list[int]] = []
+
+    def __enter__(self) -> "Counted":
+        self.raw = torch.distributed.all_reduce
+        self.step = self.method.training_step
+
+        def all_reduce(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if self.updates and self.open:
+                self.updates[-1].append(tensor.numel())
+            return self.raw(tensor, *args, **kwargs)
+
+        def updated(images: int) -> None:
+            self.open = False  # reports are no part of the update
+            type(self.method)._updated(self.method, images)
+
+        def training_step(*args: Any) -> None:
+            self.updates.append([])
+            self.open = True
+            self.step(*args)
+
+        torch.distributed.all_reduce = all_reduce
+        self.method.training_step = training_step
+        self.method._updated = updated
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        torch.distributed.all_reduce = self.raw
+        del self.method.training_step, self.method._updated
+
+
+def in_one_process(name: str) -> dict[str, Any]:
+    """Train a case on the joined batch, with the ranks' own random numbers."""
+    quiet()
+    method = fresh(name)
+    method.joined = True
+    with RandomNumbersOfRanks(BATCH // method.accumulate):
+        trainer(UPDATES, 1).fit(method, Digits(batch_size=RANKS * BATCH, seed=3))
+    return outcome(method)
+
+
+class RandomNumbersOfRanks(TorchFunctionMode):
+    """Draws for a joined batch what each rank would draw for its own, interleaved like images.
+
+    Args:
+        batch: Images that a rank draws for at once.
+    """
+
+    DRAWS = (torch.rand, torch.randn, torch.randint)
+
+    def __init__(self, batch: int) -> None:
+        super().__init__()
+        self.batch = batch
+        self.ranks: list[torch.Tensor] = []
+
+    def __enter__(self) -> "RandomNumbersOfRanks":
+        self._seed = seeding.seed_default_generators
+        seeding.seed_default_generators = self._seed_ranks
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        seeding.seed_default_generators = self._seed
+        super().__exit__(*error)
+
+    def _seed_ranks(self, seed: int, rank: int, *tags: int | str) -> None:
+        assert rank == 0
+        self.ranks = []
+        for each in range(RANKS):
+            self._seed(seed, each, *tags)
+            self.ranks.append(torch.default_generator.get_state())
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function not in self.DRAWS or kwargs.get("generator") is not None or not self.ranks:
+            return function(*args, **kwargs)
+        *bounds, size = self._bounds_and_size(function, args)
+        axis = size.index(RANKS * self.batch)
+        own = [n // RANKS if i == axis else n for i, n in enumerate(size)]
+        drawn = []
+        for rank, state in enumerate(self.ranks):
+            torch.default_generator.set_state(state)
+            drawn.append(function(*bounds, tuple(own), **kwargs))
+            self.ranks[rank] = torch.default_generator.get_state()
+        return torch.stack(drawn, axis + 1).reshape(size)
+
+    @staticmethod
+    def _bounds_and_size(function, args):
+        if function is torch.randint:
+            return args
+        return (args if isinstance(args[0], int) else tuple(args[0]),)
