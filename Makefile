@@ -76,8 +76,10 @@ lint: setup  ## Check style and formatting
 type: setup  ## Check types
 	$(BIN)/mypy
 
-bench: setup  ## Measure our training step against a hand-written loop
+bench: setup  ## Measure our training step: against a hand-written loop, in bfloat16, on two ranks
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/precision.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ranks.py
 
 notebooks: $(STAMP_NOTEBOOKS)  ## Run the notebooks from their .py files
 	$(BIN)/python notebooks/run.py

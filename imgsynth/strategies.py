@@ -121,9 +121,16 @@ def adopt(strategy: Strategy, method: str, *, automatic: bool) -> None:
         ValueError: If it shards parameters, or wraps the module in a way that cannot serve two
             players.
     """
-    for refused, reason in _REFUSED.items():
-        if isinstance(strategy, refused):
-            raise ValueError(refusal(refused.__name__, method, reason))
+    reason = why_not(strategy)
+    if reason:
+        raise ValueError(
+            f"{type(strategy).__name__} cannot train {method}: {reason}. Use strategy='ddp'."
+        )
+    if getattr(strategy, "_layer_sync", None) and strategy.root_device.type == "cpu":
+        raise ValueError(
+            "sync_batchnorm=True needs GPUs: torch synchronises batch normalisation only there. "
+            "Leave it out; statistics are averaged over the devices before checkpoints."
+        )
     if automatic or type(strategy) is not DDPStrategy:
         return
     options = strategy._ddp_kwargs
@@ -142,6 +149,11 @@ def adopt(strategy: Strategy, method: str, *, automatic: bool) -> None:
     strategy.__class__ = PlayerDDP  # its processes and devices exist already
 
 
-def refusal(strategy: str, method: str, reason: str) -> str:
-    """Say that a strategy cannot train a method, why, and what can."""
-    return f"{strategy} cannot train {method}: {reason}. Use strategy='ddp'."
+def why_not(strategy: Strategy | str) -> str:
+    """Say why a strategy, or one of Lightning's names for it, cannot train a method; or nothing."""
+    for refused, reason in _REFUSED.items():
+        name = getattr(refused, "strategy_name", None)
+        named = isinstance(strategy, str) and name and strategy.startswith(name)
+        if named or isinstance(strategy, refused):
+            return reason
+    return ""

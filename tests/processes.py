@@ -7,6 +7,7 @@ group, folder and output file.
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 from multiprocessing.context import ForkServerProcess
@@ -35,6 +36,23 @@ def _main(arguments: list[str], folder: str, output: str, environment: dict[str,
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens to."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def ranks(folder: Path, *arguments: object, number: int = 2) -> list["Command"]:
+    """Start one command in several processes that train together, as torchrun would."""
+    port = str(free_port())
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(number)}
+    devices = ("--trainer.devices", number)
+    return [
+        Command(folder, *arguments, *devices, LOCAL_RANK=str(rank), NODE_RANK="0", **group)
+        for rank in range(number)
+    ]
 
 
 class Command:

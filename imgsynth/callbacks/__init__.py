@@ -2,10 +2,12 @@
 
 from imgsynth.callbacks.checkpoint import Checkpoint, newest_checkpoint
 from imgsynth.callbacks.length import Length
+from imgsynth.callbacks.profiler import StepProfiler
 from imgsynth.callbacks.progress import Progress
 from imgsynth.callbacks.quiet import quiet
 from imgsynth.callbacks.samples import Samples
 from imgsynth.callbacks.stop import GracefulStop
+from imgsynth.callbacks.watchdog import Watchdog
 
 __all__ = [
     "Checkpoint",
@@ -13,6 +15,8 @@ __all__ = [
     "Length",
     "Progress",
     "Samples",
+    "StepProfiler",
+    "Watchdog",
     "newest_checkpoint",
     "quiet",
 ]

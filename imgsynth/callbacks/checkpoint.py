@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
 from imgsynth.callbacks.base import method_of, run_folder
 from imgsynth.callbacks.cadence import Cadence
+from imgsynth.loggers.record import Record
 from imgsynth.methods.base import Method
 from imgsynth.types import Count
 
@@ -164,6 +165,19 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
     inner = Path(folder) / "checkpoints"
     checkpoints = _checkpoints(inner if inner.is_dir() else Path(folder))
     return checkpoints[max(checkpoints)] if checkpoints else None
+
+
+def how_to_continue(trainer: Trainer) -> str:
+    """Return what to type to continue a run that ended early."""
+    folder = run_folder(trainer)
+    newest = newest_checkpoint(folder)
+    if newest is None:
+        if any(isinstance(c, Checkpoint) for c in trainer.callbacks):  # type: ignore[attr-defined]
+            return "nothing was saved yet: start it again"
+        return "nothing was saved, as there is no Checkpoint among the callbacks"
+    if any(isinstance(logger, Record) for logger in trainer.loggers):
+        return f"continue with: imgsynth resume {folder}"
+    return f"continue with: trainer.fit(method, data, ckpt_path={str(newest)!r})"
 
 
 def _checkpoints(folder: Path) -> dict[int, Path]:

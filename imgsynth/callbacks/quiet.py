@@ -26,11 +26,14 @@ _LINES = (
     "GPU available",
     "TPU available",
     "HPU available",
+    "Initializing distributed",
+    "-" * 100,  # around how many processes there are: the command line says it in its first line
 )
 
 _LOGGERS = (
     "lightning.pytorch.utilities.rank_zero",
     "lightning.fabric.utilities.rank_zero",
+    "lightning.fabric.utilities.distributed",
     "lightning.pytorch.trainer.connectors.checkpoint_connector",
 )
 

@@ -94,11 +94,11 @@ class Samples(Callback):
         with method.evaluating():
             pictures = method.pictures(_real_images(trainer, method))
         text = _provenance(method)
-        records = [logger for logger in trainer.loggers if isinstance(logger, Record)]
+        loggers = [logger for logger in trainer.loggers if hasattr(logger, "log_images")]
         for name, picture in pictures.items():
-            for record in records:
-                record.log_images(name, picture, method.images_seen, text)
-            if not records:
+            for logger in loggers:
+                logger.log_images(name, picture, method.images_seen, text)
+            if not any(isinstance(logger, Record) for logger in loggers):
                 save_png(sheet_path(run_folder(trainer), name, method.images_seen), picture, text)
 
     def _sum_up(self, folder: Path) -> None:

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from imgsynth.callbacks.base import method_of, run_folder
-from imgsynth.callbacks.checkpoint import newest_checkpoint
-from imgsynth.loggers.record import Record
+from imgsynth.callbacks.base import method_of
+from imgsynth.callbacks.checkpoint import how_to_continue
 
 _SIGNALS = (signals.SIGINT, signals.SIGTERM)
 
@@ -37,11 +36,13 @@ class GracefulStop(Callback):
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._speaks = True
         self._before: dict[int, Callable[..., Any] | int | None] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put our handlers in the place of Python's and Lightning's."""
         self.signal = None
+        self._speaks = trainer.is_global_zero
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signals.getsignal(number) for number in _SIGNALS}
             for number in _SIGNALS:
@@ -50,7 +51,7 @@ class GracefulStop(Callback):
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.signal is None:
             self.signal = number
-            if number == signals.SIGINT:
+            if number == signals.SIGINT and self._speaks:
                 _say("\nStopping after this update; Ctrl-C once more aborts at once.")
         elif number == signals.SIGINT:
             raise KeyboardInterrupt
@@ -77,7 +78,7 @@ class GracefulStop(Callback):
         """Say how to go on."""
         self._restore()
         if self.signal is not None and trainer.is_global_zero and not _reached_end(trainer):
-            _say(_advice(trainer))
+            _say(f"Stopped; {how_to_continue(trainer)}")
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -100,16 +101,6 @@ def stopped(trainer: Trainer) -> bool:
 
 def _reached_end(trainer: Trainer) -> bool:
     return 0 <= trainer.max_steps <= trainer.global_step
-
-
-def _advice(trainer: Trainer) -> str:
-    folder = run_folder(trainer)
-    newest = newest_checkpoint(folder)
-    if newest is None:
-        return "Stopped; nothing was saved, as there is no Checkpoint among the callbacks."
-    if any(isinstance(logger, Record) for logger in trainer.loggers):
-        return f"Stopped; continue with: imgsynth resume {folder}"
-    return f"Stopped; continue with: trainer.fit(method, data, ckpt_path={str(newest)!r})"
 
 
 def _say(line: str) -> None:

@@ -17,16 +17,24 @@ from imgsynth.cli.errors import (
 )
 
 
+def _quieten_torch() -> None:
+    # It reports a process that is gone by a page of machine addresses; the watchdog says it in two
+    # lines. Torch reads this when it is imported.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
 def _fit(argv: list[str]) -> int:
     if {"-h", "--help"} & set(argv):
         print(helping.FIT, end="")
         return 0
+    _quieten_torch()
     from imgsynth.cli.fit import fit
 
     return fit(argv)
 
 
 def _resume(argv: list[str]) -> int:
+    _quieten_torch()
     from imgsynth.cli.fit import resume
 
     return resume(argv)

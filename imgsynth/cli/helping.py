@@ -41,6 +41,7 @@ the run
   --name NAME             name of the run's folder; without it, the recipe's
   --out DIR               the folder of runs (runs)
   --print_config          print the whole configuration as YAML, and stop
+  --profile               print at the end where the time of a step goes
 
 what is trained
   --model CLASS           the method: GAN, HingeGAN, ... or my_package.MyGAN
@@ -57,7 +58,9 @@ how
   --trainer.OPTION        Lightning's Trainer: accelerator, devices, precision, log_every_n_steps...
   --samples.every N       images from one sheet of samples to the next
   --checkpoint.every N    images from one checkpoint to the next; --checkpoint.keep how many
-                          `imgsynth help Trainer`, `help Samples` and `help Checkpoint` show all
+  --wandb.mode MODE       Weights & Biases: online, offline or disabled; without it, WANDB_MODE,
+                          else online if you are logged in, else offline
+                          `imgsynth help Trainer`, `Samples`, `Checkpoint` and `WandB` show all
 
 Options are written out in full. Classes of your own are found in the working directory.
 """
@@ -66,7 +69,10 @@ _EXTRA = {
     "Samples": "--samples",
     "Checkpoint": "--checkpoint",
     "Trainer": "--trainer",
+    "WandB": "--wandb",
 }
+_FOLLOW = {"folder", "config"}
+"""Arguments of theirs that follow from the run."""
 
 
 def list_command(argv: list[str]) -> int:
@@ -134,7 +140,10 @@ def help_command(argv: list[str]) -> int:
             did_you_mean(f"imgsynth help {n}" for n in nearest(name, known)),
         )
     option = _option_of(name)
-    print(_class_help(name, entries[name].summary, catalogue.parameters(name), option))
+    parameters = catalogue.parameters(name)
+    if name in _EXTRA:
+        parameters = {k: p for k, p in parameters.items() if k not in _FOLLOW}
+    print(_class_help(name, entries[name].summary, parameters, option))
     return 0
 
 

@@ -20,12 +20,13 @@ from lightning.pytorch import Trainer
 import imgsynth.augment
 import imgsynth.networks  # noqa: F401  (short names are those of imported classes)
 from imgsynth.callbacks import Checkpoint, Samples
-from imgsynth.cli import catalogue, recipes
+from imgsynth.cli import catalogue, recipes, runs
 from imgsynth.cli.arguments import Options
 from imgsynth.cli.errors import UsageError
 from imgsynth.cli.explain import explain, import_class
 from imgsynth.data import ImageDataModule
 from imgsynth.describe import class_path
+from imgsynth.loggers import WandB
 from imgsynth.methods import Method
 from imgsynth.types import Count
 
@@ -57,6 +58,7 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_class_arguments(Samples, "samples", instantiate=False)
     parser.add_class_arguments(Checkpoint, "checkpoint", instantiate=False)
+    parser.add_class_arguments(WandB, "wandb", skip={"folder", "config"}, instantiate=False)
     return parser
 
 
@@ -75,7 +77,7 @@ def parse(configs: list[Path], options: Options) -> Config:
     """
     parser = build_parser()
     explicit = _explicit(parser, configs, options)
-    if configs and options:
+    if configs and options and not runs.is_helper():
         _say_what_is_kept(_explicit(parser, configs, []), explicit)
     for name in ("model", "data"):
         if not isinstance(explicit.get(name), dict):

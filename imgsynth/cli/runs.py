@@ -69,21 +69,22 @@ def new_folder(out: str, name: str | None, proposal: str) -> Path:
         UsageError: If the name is taken or no name.
     """
     handed_on = os.environ.get(_HANDED_ON)
-    if handed_on is not None and _is_helper():
+    if handed_on is not None and is_helper():
         return Path(handed_on)
     if name is not None and (not name.strip() or name in {".", ".."} or set(name) & set("/\\\0")):
         raise UsageError(
             f"--name {name!r} is no name of a folder.",
             "Expected a single name; --out says in which folder the run's folder is made.",
         )
-    if name is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    processes = os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or "1"
+    if name is None and int(processes) > 1:
         raise UsageError(
             "Processes started from outside cannot agree on a name for the run.",
             "Expected --name NAME.",
         )
     folder = Path(out) / (name if name is not None else proposal)
     if name is not None:
-        if is_taken(folder) and not _is_helper():
+        if is_taken(folder) and not is_helper():
             raise UsageError(
                 f"There is a run in {str(folder)!r} already.",
                 f"Expected another --name, or `imgsynth resume {folder}` to continue that run.",
@@ -97,7 +98,7 @@ def new_folder(out: str, name: str | None, proposal: str) -> Path:
     return folder
 
 
-def _is_helper() -> bool:
+def is_helper() -> bool:
     """Say whether this is a further process of a run that another one leads."""
     return any(os.environ.get(rank, "0") != "0" for rank in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
@@ -107,13 +108,14 @@ def is_taken(folder: Path) -> bool:
     if not folder.exists():
         return False
     return not folder.is_dir() or any(
-        path.name != CONFIG and not _PROVENANCE.fullmatch(path.name) for path in folder.iterdir()
+        path.name not in {CONFIG, "wandb"} and not _PROVENANCE.fullmatch(path.name)
+        for path in folder.iterdir()
     )
 
 
 def write_config(folder: Path, text: str) -> None:
     """Write a run's configuration, whole or not at all; one process of a run does."""
-    if _is_helper():
+    if is_helper():
         return
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{CONFIG}.part"

@@ -1,5 +1,6 @@
-"""Where a run is written down: the local, append-only record."""
+"""Where a run is written down: the local, append-only record, and Weights & Biases beside it."""
 
 from imgsynth.loggers.record import Record, read_rows, sheet_path
+from imgsynth.loggers.wandb import WandB
 
-__all__ = ["Record", "read_rows", "sheet_path"]
+__all__ = ["Record", "WandB", "read_rows", "sheet_path"]

@@ -91,7 +91,11 @@ WRONG = [
     (f"{B} --trainer.max_epochs five", "expects a whole number, got 'five'"),
     (f"{B} --trainer.foo.bar 1", "There is no option --trainer.foo.bar"),
     (f"{B} --trainer.accelerator gpuu", "invalid accelerator name"),
+    (f"{B} --trainer.devices 0", "Expected at least 1"),
     (f"{B} --trainer.strategy ddpp", "invalid strategy name"),
+    (f"{B} --trainer.strategy deepspeed", "cannot train HingeGAN: it steps a single optimiser"),
+    (f"{B} --trainer.strategy deepspeed_stage_2", "Expected ddp, or nothing"),
+    (f"{B} --trainer.strategy fsdp", "it keeps a part of each parameter on each device"),
     (f"{B} --trainer.precision 31", "'bf16-mixed'"),
     (f"{B} --trainer.callbacks Nothing", "--trainer.callbacks expects a list"),
     (f"{B} --trainer.gradient_clip_val 1.0", "Expected --model.generator_clip"),
@@ -183,6 +187,10 @@ WRONG = [
     ("resume runs/trained --image 200", "Did you mean --images?"),
     ("resume runs/trained --images", "--images expects a value"),
     ("resume runs/trained --images few", "got 'few'"),
+    ("resume runs/trained --model.accumulate 2", "--model.accumulate cannot change"),
+    ("resume runs/trained --data.size 16", "Expected options of --trainer"),
+    ("resume --trainer.device 2 runs/trained", "Did you mean --trainer.devices?"),
+    ("resume runs/trained --trainer.devices", "--trainer.devices expects a value"),
     # sample
     ("sample", "arguments are required: RUN"),
     ("sample runs/nothing", "There is no run or checkpoint at 'runs/nothing'"),
@@ -281,3 +289,12 @@ def test_the_nearest_name_is_found(word, expected):
 
 def test_nothing_is_near_a_word_that_resembles_no_name():
     assert nearest("quux", ["GAN", "LSGAN"]) == []
+
+
+def test_a_gpu_that_is_not_there_is_said_to_be_missing(here, run, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for name in ("gpu", "cuda"):
+        code, _, err = run(*C.split(), "--trainer.accelerator", name, "--trainer.devices", "3")
+        assert code == 2
+        assert f"--trainer.accelerator {name}: torch finds no GPU on this machine." in err

@@ -113,6 +113,16 @@ def test_a_longer_length_continues_as_if_it_had_been_so_long_from_the_start(here
     assert yaml.safe_load((RUN / "config.yaml").read_text())["images"] == 320
 
 
+def test_a_resumed_run_takes_options_of_where_and_how_it_runs(here, run):
+    run("fit", "-c", "tiny.yaml")
+    options = ("--checkpoint.every", "64", "--data.batch_size", "32", "--trainer.precision=64-true")
+    assert run("resume", *options, str(RUN), "--images", "256").code == 0
+    assert len(list((RUN / "checkpoints").iterdir())) == 3
+    ours = imgsynth.load(RUN)
+    assert (ours.images_seen, ours.updates) == (256, 6)
+    assert json.loads((RUN / "run.json").read_text())["precision"] == "64-true"
+
+
 def test_a_run_without_a_checkpoint_starts_again(here, run):
     run("fit", "-c", "tiny.yaml")
     final = (RUN / "final.png").read_bytes()

@@ -8,7 +8,7 @@ from ranks import together
 import imgsynth.methods
 from imgsynth.methods import AdversarialMethod, Method
 
-pytestmark = pytest.mark.ddp
+pytestmark = [pytest.mark.ddp, pytest.mark.xdist_group("ddp")]  # one server of processes
 
 
 @pytest.fixture(scope="module")
