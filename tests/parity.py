@@ -4,6 +4,9 @@ The one process sees the images of both ranks, interleaved as they share a block
 draws the random numbers that the ranks would have drawn.
 """
 
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,17 @@ from torch.overrides import TorchFunctionMode
 
 from imgsynth import losses, seeding
 from imgsynth.augment import RandomTranslation
-from imgsynth.callbacks import quiet
+from imgsynth.callbacks import Checkpoint, GracefulStop, newest_checkpoint, quiet
 from imgsynth.data import Digits
-from imgsynth.methods import GAN, LSGAN, WGANGP, HingeGAN, Method, MinimaxGAN
+from imgsynth.methods import (
+    GAN,
+    LSGAN,
+    WGANGP,
+    HingeGAN,
+    Method,
+    MinimaxGAN,
+    NonFiniteError,
+)
 from imgsynth.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
 from imgsynth.optim import SGD
 
@@ -110,11 +121,10 @@ def trainer(updates: int, ranks: int, **options: Any) -> Trainer:
         max_epochs=-1,
         use_distributed_sampler=False,
         logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=UPDATES,
-        **options,
+        **{"enable_checkpointing": "callbacks" in options, **options},
     )
 
 
@@ -158,6 +168,77 @@ def with_batch_norm(folder: str) -> dict[str, Any]:
         Evaluated(*networks), Digits(batch_size=BATCH, seed=3)
     )
     return look.seen
+
+
+class Meets(Callback):
+    """Something that happens to one rank at one update."""
+
+    def __init__(self, what: str, rank: int, update: int) -> None:
+        self.what, self.rank, self.update = what, rank, update
+
+    def on_train_batch_end(self, trainer, module, *_):
+        if trainer.global_rank == self.rank and trainer.global_step == self.update:
+            if self.what == "nan":
+                with torch.no_grad():
+                    next(p for p in module.parameters() if p.requires_grad).fill_(torch.nan)
+            elif self.what == "signal":
+                os.kill(os.getpid(), signal.SIGTERM)
+            elif self.what == "minute":
+                clock = time.monotonic
+                time.monotonic = lambda: clock() + 61
+
+
+def faults(folder: str) -> dict[str, dict[str, Any]]:
+    """Let each method meet each fault on one rank, and return what this rank saw of it."""
+    quiet()
+    seen = {}
+    for name, make in METHODS.items():
+        place = Path(folder, name)
+        seen[name] = {
+            "nan": _nan(make, place / "nan"),
+            "stop": _stopped(make, place / "stop"),
+            "minute": _late(make, place / "late"),
+        }
+    return seen
+
+
+def _run(make: Callable[..., Method], folder: Path, *callbacks: Any, **options: Any) -> Method:
+    torch.manual_seed(5)
+    method = make()
+    fit = {"ckpt_path": options.pop("ckpt_path", None), "weights_only": True}
+    training = trainer(8, RANKS, callbacks=list(callbacks), default_root_dir=folder, **options)
+    training.log_every_n_steps = 2
+    data = Digits(batch_size=BATCH, seed=3)
+    training.fit(method, data, **fit)
+    return method
+
+
+def _nan(make: Callable[..., Method], folder: Path) -> str:
+    try:
+        _run(make, folder, Meets("nan", 1, 3), Checkpoint(every=1, keep=0))
+    except NonFiniteError as error:
+        return str(error)
+    return ""
+
+
+def _stopped(make: Callable[..., Method], folder: Path) -> dict[str, Any]:
+    stop = GracefulStop()
+    before = _run(make, folder, stop, Meets("signal", 1, 3), Checkpoint()).updates
+    newest = newest_checkpoint(folder)
+    after = _run(make, folder, Checkpoint(keep=0), ckpt_path=newest)
+    whole = _run(make, folder / "whole", Checkpoint())
+    states = (after.state_dict(), whole.state_dict())
+    same = all(torch.equal(states[0][key], states[1][key]) for key in states[1])
+    return {"signal": stop.signal, "updates": (before, after.updates), "same": same}
+
+
+def _late(make: Callable[..., Method], folder: Path) -> list[str]:
+    clock = time.monotonic
+    try:
+        _run(make, folder, Meets("minute", 0, 3), Checkpoint(every="1M", minutes=1, keep=0))
+    finally:
+        time.monotonic = clock
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
 
 
 class Evaluated(GAN):

@@ -1,5 +1,7 @@
 """Two processes train what one would train on the joined batch."""
 
+import signal
+
 import parity
 import pytest
 import torch
@@ -38,6 +40,34 @@ def test_two_ranks_end_where_one_process_with_the_joined_batch_ends(ranks, name)
     still = {key for key, tensor in before.items() if torch.equal(tensor, one["state"][key])}
     # a parameter that no rank's loss has; and a Wasserstein critic's bias, which cancels
     assert still <= {"discriminator.never", "discriminator.head.linear.bias"}
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory):
+    """What each of two ranks saw of the faults that one of them met, by method."""
+    folder = tmp_path_factory.mktemp("faults")
+    return together(folder, parity.faults, str(folder))
+
+
+@pytest.mark.parametrize("name", parity.METHODS)
+def test_nan_on_one_rank_is_refused_by_both(faults, name):
+    first, second = (rank[name]["nan"] for rank in faults)
+    assert first == second
+    assert "after update 3; nothing was saved" in first
+
+
+@pytest.mark.parametrize("name", parity.METHODS)
+def test_a_signal_to_one_rank_stops_both_and_the_run_goes_on_exactly(faults, name):
+    for rank in faults:
+        assert rank[name]["stop"] == {"signal": signal.SIGTERM, "updates": (4, 8), "same": True}
+
+
+@pytest.mark.parametrize("name", parity.METHODS)
+def test_the_clock_of_the_first_rank_decides_when_to_save(faults, name):
+    per_update = parity.images_of_update(name)
+    expected = [f"images-{updates * per_update:012d}.ckpt" for updates in (4, 8)]
+    for rank in faults:
+        assert rank[name]["minute"] == expected
 
 
 def test_statistics_of_batch_norm_agree_after_saves_and_in_evaluations(ranks, tmp_path):
