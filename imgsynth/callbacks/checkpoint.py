@@ -1,11 +1,13 @@
 """Checkpoints at update boundaries: exact, whole, and never worse than the one before."""
 
 import errno
+import math
 import os
 import re
 import time
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
@@ -31,6 +33,13 @@ class Checkpoint(LightningCheckpoint):
         every: Images from one checkpoint to the next; None makes ten in a run.
         keep: How many to keep, the newest; 0 keeps all.
         minutes: Save after so many minutes too.
+        monitor: A reported key, such as ``val/fd``: the checkpoint with its best value is kept as
+            well. A logger that takes checkpoints (Weights & Biases, online) gets it at the end as
+            ``best``, and the last one as ``latest``.
+        mode: Whether the lowest value of ``monitor`` is the best, ``min``, or the highest, ``max``.
+
+    Attributes:
+        best: The kept checkpoint with the best value; None without ``monitor``, or before any.
 
     Raises:
         ValueError: If a number is out of range; or, when training starts, if a new run would be
@@ -44,14 +53,25 @@ class Checkpoint(LightningCheckpoint):
     """
 
     def __init__(
-        self, every: Count | None = None, keep: int = 3, minutes: float | None = None
+        self,
+        every: Count | None = None,
+        keep: int = 3,
+        minutes: float | None = None,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] = "min",
     ) -> None:
         if keep < 0:
             raise ValueError(f"keep must be at least 0 (0 keeps all), got {keep}.")
         if minutes is not None and minutes <= 0:
             raise ValueError(f"minutes must be above 0, or None for never, got {minutes}.")
+        if mode not in {"min", "max"}:
+            raise ValueError(f"mode must be min or max, got {mode!r}.")
         self.keep = keep
         self.minutes = minutes
+        self.monitor = monitor
+        self.mode = mode
+        self.best: Path | None = None
+        self._best_value = math.inf
         self._cadence = Cadence(every, parts=10)
         self._folder = Path()
         self._stopping = False
@@ -66,6 +86,8 @@ class Checkpoint(LightningCheckpoint):
         self._stopping = False
         self._saved = method.images_seen
         self._saved_at = time.monotonic()
+        if self.best is not None:
+            self.best = self._folder / self.best.name
         newest = newest_checkpoint(self._folder)
         if newest is not None and not method.images_seen:
             raise ValueError(
@@ -95,10 +117,42 @@ class Checkpoint(LightningCheckpoint):
             self._save(trainer, method)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save what the last checkpoint does not hold, if the run ended at the end of an epoch."""
+        """Save what the last checkpoint does not hold; hand the best and the last to loggers."""
         method = method_of(pl_module)
         if method.images_seen != self._saved:
             self._save(trainer, method)
+        if self.monitor is not None and self.best is None:
+            reported = ", ".join(trainer.callback_metrics) or "nothing"
+            warnings.warn(
+                f"monitor={self.monitor!r} was never reported when a checkpoint was saved, so none "
+                f"is the best; reported: {reported}.",
+                stacklevel=2,
+            )
+        signalled = any(getattr(c, "signal", None) for c in trainer.callbacks)  # type: ignore[attr-defined]
+        if trainer.is_global_zero and not signalled:  # then there is no time to upload
+            self._hand_over(trainer)
+
+    def _hand_over(self, trainer: Trainer) -> None:
+        last = newest_checkpoint(self._folder)
+        names = {last: ["latest"]} if last is not None else {}
+        if self.best is not None:
+            names.setdefault(self.best, []).append("best")
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_checkpoint"):
+                for path, aliases in names.items():
+                    logger.log_checkpoint(path, aliases)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which checkpoint is the best, for the next ones."""
+        if self.best is None:
+            return {}
+        return {"monitor": self.monitor, "best": self.best.name, "value": self._best_value}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue to compare with the best one, if it is there and compared by the same."""
+        if state_dict and state_dict["monitor"] == self.monitor:
+            self._best_value = state_dict["value"]
+            self.best = Path(state_dict["best"])  # its folder is known when training starts
 
     def _late(self, trainer: Trainer, method: Method) -> bool:
         """Say whether the minutes are over; by the clock of the first rank, for all."""
@@ -114,6 +168,7 @@ class Checkpoint(LightningCheckpoint):
     def _save(self, trainer: Trainer, method: Method) -> None:
         method.check_finite()
         path = self._folder / f"images-{method.images_seen:012d}.ckpt"
+        self._compare(trainer, path)
         # Beside its final place: the temporary file that Lightning writes may be on another
         # disk, from where moving it is copying, which can break off half-way.
         part = path.with_name(f"{path.name}.part")
@@ -132,6 +187,14 @@ class Checkpoint(LightningCheckpoint):
         if trainer.is_global_zero:
             self._prune(method.images_seen)
 
+    def _compare(self, trainer: Trainer, path: Path) -> None:
+        if self.monitor is None or self.monitor not in trainer.callback_metrics:
+            return
+        value = float(trainer.callback_metrics[self.monitor])
+        value = value if self.mode == "min" else -value
+        if value < self._best_value:
+            self.best, self._best_value = path, value
+
     def _failure(self, path: Path, error: OSError) -> OSError:
         newest = newest_checkpoint(self._folder)
         advice = (
@@ -149,7 +212,7 @@ class Checkpoint(LightningCheckpoint):
         numbers = sorted(number for number in checkpoints if number <= images)
         keep = set(numbers[-self.keep :])  # all of them for 0
         for number, path in checkpoints.items():
-            if number not in keep:
+            if number not in keep and path != self.best:
                 path.unlink(missing_ok=True)
 
 

@@ -32,7 +32,7 @@ def sample(argv: list[str]) -> int:
     device = _device_name(given.device)
 
     import imgsynth
-    from imgsynth.cli.fit import _make_working_directory_importable
+    from imgsynth.cli.fit import make_working_directory_importable
     from imgsynth.methods import Sampler
     from imgsynth.types import parse_count
 
@@ -40,7 +40,7 @@ def sample(argv: list[str]) -> int:
     if num < 1:
         raise UsageError(f"--num must be at least 1, got {given.num}.")
     out = Path(given.out) if given.out else Path("samples") / runs.folder_of(path).name
-    _make_working_directory_importable()
+    make_working_directory_importable()
     method = imgsynth.load(path, map_location=device, trusted=(*_trusted(path), *given.trust))
     if not isinstance(method, Sampler):
         raise UsageError(

@@ -106,7 +106,7 @@ class Record(Logger):
         name = "run.diff" if not starts else f"run-{len(starts) + 1}.diff"
         start |= {
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-            "git": _git(self.folder / name),
+            "git": git_state(self.folder / name),
             "versions": _versions(),
         }
         facts = {
@@ -281,7 +281,7 @@ def _device(device: torch.device) -> str:
     return f"{device.type} ({platform.machine()})"
 
 
-def _git(diff: Path) -> dict[str, Any] | None:
+def git_state(diff: Path) -> dict[str, Any] | None:
     """Describe the working directory's repository; its changes go to the file ``diff``."""
     commit = _run_git("rev-parse", "HEAD")
     if commit is None:

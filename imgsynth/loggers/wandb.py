@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from imgsynth.describe import describe
 from imgsynth.images import to_uint8
-from imgsynth.loggers.record import Record, _git
+from imgsynth.loggers.record import Record, git_state
 from imgsynth.methods.base import Method
 
 Mode = Literal["auto", "online", "offline", "disabled"]
@@ -393,7 +393,7 @@ def _describe(method: Method) -> dict[str, Any]:
 def _save_code_state(run: Any) -> None:  # noqa: ANN401
     """Note the commit; what differs from it is a file of the run."""
     diff = Path(run.dir, "code.diff").resolve()
-    state = _git(diff)
+    state = git_state(diff)
     if state is not None:
         dirty = state["diff"] is not None
         run.config.update(

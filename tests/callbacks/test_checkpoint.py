@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
 
 from imgsynth.callbacks import Checkpoint, Length, newest_checkpoint
 from imgsynth.methods import NonFiniteError
@@ -203,7 +204,81 @@ def test_newest_goes_by_images_and_ignores_other_files(tmp_path):
     assert newest_checkpoint(tmp_path) == folder / "images-000000001000.ckpt"
 
 
-@pytest.mark.parametrize("wrong", [{"every": 0}, {"keep": -1}, {"minutes": 0}])
+class Scores(Callback):
+    """Reports a score for each multiple of eight images."""
+
+    def __init__(self, *scores: float) -> None:
+        self.scores = scores
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if pl_module.images_seen % 8 == 0:
+            score = self.scores[pl_module.images_seen // 8 - 1]
+            trainer.callback_metrics["val/fd"] = torch.tensor(score)
+
+
+class Takes(Logger):
+    """Takes checkpoints as Weights & Biases does."""
+
+    name = version = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = []
+
+    def log_checkpoint(self, path, aliases):
+        self.taken.append((int(path.name[7:19]), aliases, path.is_file()))
+
+    def log_metrics(self, metrics, step=None): ...
+
+    def log_hyperparams(self, params): ...
+
+
+@pytest.mark.parametrize(
+    ("mode", "best", "kept"), [("min", 16, [16, 40]), ("max", 24, [24, 40]), (None, None, [40])]
+)
+def test_the_best_checkpoint_is_kept_and_handed_to_loggers(
+    gan, data, trainer, tmp_path, mode, best, kept
+):
+    takes = Takes()
+    watched = {} if mode is None else {"monitor": "val/fd", "mode": mode}
+    checkpoint = Checkpoint(8, keep=1, **watched)
+    run = trainer(tmp_path, Scores(4.0, 2.0, 9.0, 3.0, 5.0), Length(40), checkpoint)
+    run.loggers.append(takes)
+    run.fit(gan(), data())
+    assert names(tmp_path) == kept
+    assert (None if checkpoint.best is None else int(checkpoint.best.name[7:19])) == best
+    assert takes.taken == [(40, ["latest"], True)] + ([(best, ["best"], True)] if best else [])
+
+
+def test_a_resumed_run_compares_with_the_best_before(gan, data, trainer, tmp_path):
+    scores = Scores(4.0, 2.0, 9.0, 3.0, 5.0)
+    for length in (16, 32):
+        checkpoint = Checkpoint(8, keep=1, monitor="val/fd")
+        newest = newest_checkpoint(tmp_path)
+        run = trainer(tmp_path, scores, Length(length), checkpoint)
+        run.fit(gan(), data(), ckpt_path=newest, weights_only=True)
+    assert names(tmp_path) == [16, 32]
+    assert checkpoint.best == tmp_path / "checkpoints" / f"images-{16:012d}.ckpt"
+
+
+def test_a_key_that_nobody_reports_is_named(gan, data, trainer, tmp_path):
+    run = trainer(tmp_path, Length(16), Checkpoint(8, monitor="val/fid"))
+    with pytest.warns(UserWarning, match="monitor='val/fid' was never reported.*train/generator"):
+        run.fit(gan(), data())
+
+
+def test_a_run_stopped_by_a_signal_has_no_time_to_upload(gan, data, trainer, tmp_path):
+    class Signalled(Callback):
+        signal = 15
+
+    takes = Takes()
+    run = trainer(tmp_path, Signalled(), Length(16), Checkpoint())
+    run.loggers.append(takes)
+    run.fit(gan(), data())
+    assert takes.taken == []
+
+
+@pytest.mark.parametrize("wrong", [{"every": 0}, {"keep": -1}, {"minutes": 0}, {"mode": "low"}])
 def test_wrong_numbers_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Checkpoint(**wrong)

@@ -1,0 +1,56 @@
+import threading
+
+import pytest
+import torch
+
+from imgsynth.callbacks import Watchdog
+from imgsynth.callbacks.watchdog import _LOST
+
+
+@pytest.mark.parametrize("timeout", [0, -1])
+def test_the_timeout_must_be_positive(timeout):
+    with pytest.raises(ValueError, match=f"timeout must be above 0 seconds, got {timeout}"):
+        Watchdog(timeout=timeout)
+
+
+def test_on_one_device_nothing_is_watched(gan, data, trainer):
+    before = threading.active_count()
+    watchdog = Watchdog()
+    trainer(None, watchdog, max_steps=2).fit(gan(), data())
+    assert threading.active_count() == before
+    assert watchdog.verdict is None
+
+
+def test_an_error_on_one_device_is_its_own(gan, data, trainer):
+    watchdog, method = Watchdog(), gan()
+
+    def broken(batch, fakes):
+        raise RuntimeError("Connection closed by peer")
+
+    method.generator_loss = broken
+    with pytest.raises(RuntimeError, match="closed by peer"):
+        trainer(None, watchdog, max_steps=2).fit(method, data())
+    assert watchdog.verdict is None
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:6543", True),
+        ("NCCL communicator was aborted on rank 1.", True),
+        ("Timed out waiting 60000ms for recv operation to complete", True),
+        ("mat1 and mat2 shapes cannot be multiplied (16x64 and 32x16)", False),
+        ("CUDA out of memory. Tried to allocate 2.00 GiB.", False),
+    ],
+)
+def test_errors_of_a_lost_connection_are_told_from_others(text, lost):
+    assert bool(_LOST.search(text)) is lost
+
+
+def test_what_torch_raises_when_a_process_is_gone_is_such_an_error():
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    client = torch.distributed.TCPStore("127.0.0.1", store.port, is_master=False)
+    del store
+    with pytest.raises((torch.distributed.DistError, RuntimeError)) as caught:
+        [client.get("key") for _ in range(100) if client.set("key", "value") is None]
+    assert isinstance(caught.value, torch.distributed.DistError) or _LOST.search(str(caught.value))
