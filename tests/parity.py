@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from imgsynth import losses, seeding
 from imgsynth.augment import RandomTranslation
-from imgsynth.callbacks import Checkpoint, GracefulStop, newest_checkpoint, quiet
+from imgsynth.callbacks import Checkpoint, GracefulStop, Samples, newest_checkpoint, quiet
 from imgsynth.data import Digits
 from imgsynth.methods import (
     GAN,
@@ -164,9 +164,15 @@ def with_batch_norm(folder: str) -> dict[str, Any]:
     shape = (1, 8, 8)
     networks = DCGANGenerator(shape, latent_dim=4, width=4), DCGANDiscriminator(shape, width=4)
     look = Look(Path(folder))
-    trainer(5, RANKS, callbacks=[look], val_check_interval=3, num_sanity_val_steps=0).fit(
-        Evaluated(*networks), Digits(batch_size=BATCH, seed=3)
-    )
+    samples = Samples(every=4 * RANKS * BATCH, gif=False)
+    trainer(
+        5,
+        RANKS,
+        callbacks=[look, samples],
+        default_root_dir=folder,
+        val_check_interval=3,
+        num_sanity_val_steps=0,
+    ).fit(Evaluated(*networks), Digits(batch_size=BATCH, seed=3))
     return look.seen
 
 
@@ -247,6 +253,10 @@ class Evaluated(GAN):
     def validation_step(self, batch, batch_index):
         self.evaluated = statistics(self)
 
+    def pictures(self, batch=None):
+        self.shown = statistics(self)
+        return super().pictures(batch)
+
 
 class Look(Callback):
     def __init__(self, folder: Path) -> None:
@@ -254,7 +264,10 @@ class Look(Callback):
         self.seen: dict[str, Any] = {}
 
     def on_train_batch_end(self, trainer, module, *_):
+        if trainer.global_step == 4:
+            self.seen["drawn"] = statistics(module)  # before the sheet is
         if trainer.global_step == 5:
+            self.seen["shown"] = getattr(module, "shown", {})
             self.seen["evaluated"] = module.evaluated
             self.seen["own"] = statistics(module)
             trainer.save_checkpoint(self.path)

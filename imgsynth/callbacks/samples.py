@@ -87,6 +87,7 @@ class Samples(Callback):
             self._sum_up(run_folder(trainer))
 
     def _draw(self, trainer: Trainer, method: Method) -> None:
+        method.synchronise()
         method.check_finite()
         self._drawn = method.images_seen
         if not trainer.is_global_zero:

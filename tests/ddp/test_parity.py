@@ -81,6 +81,12 @@ def test_statistics_of_batch_norm_agree_after_saves_and_in_evaluations(ranks, tm
         assert not torch.equal(own[0], own[1]), key  # each rank had its own before
         torch.testing.assert_close(tensor, own.mean(0), msg=key)
         torch.testing.assert_close(first["file"][key], tensor, rtol=0, atol=0, msg=key)
+    assert second["shown"] == {}  # the first rank draws, with the statistics of both
+    for key, tensor in first["shown"].items():
+        source = f"ema.{key}" if key.startswith("generator.") else key  # averaged weights draw
+        own = torch.stack([rank["drawn"][source] for rank in (first, second)])
+        assert not torch.equal(own[0], own[1]), key
+        torch.testing.assert_close(tensor, own.mean(0), msg=key)
     assert all(torch.equal(p, second["parameters"][k]) for k, p in first["parameters"].items())
 
 
