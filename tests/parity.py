@@ -115,7 +115,6 @@ CASES: dict[str, tuple[Callable[..., Method], dict[str, Any]]] = {
 
 def trainer(updates: int, ranks: int, **options: Any) -> Trainer:
     return Trainer(
-        accelerator="cpu",
         devices=ranks,
         max_steps=updates,
         max_epochs=-1,
@@ -124,7 +123,7 @@ def trainer(updates: int, ranks: int, **options: Any) -> Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=UPDATES,
-        **{"enable_checkpointing": "callbacks" in options, **options},
+        **{"accelerator": "cpu", "enable_checkpointing": "callbacks" in options, **options},
     )
 
 
@@ -140,29 +139,39 @@ def images_of_update(name: str) -> int:
 
 def outcome(method: Method) -> dict[str, Any]:
     return {
-        "state": {k: v.clone() for k, v in method.state_dict().items()},
+        "state": {k: v.to("cpu", copy=True) for k, v in method.state_dict().items()},
         "images": method.images_seen,
         "terms": dict(method.latest),
     }
 
 
-def on_ranks() -> dict[str, Any]:
+def on_ranks(accelerator: str = "cpu") -> dict[str, Any]:
     """Train all cases as one of several ranks."""
     quiet()
     results = {}
     for name in CASES:
         method = fresh(name)
         with Counted(method) as counted:
-            trainer(UPDATES, RANKS).fit(method, Digits(batch_size=BATCH, seed=3))
+            trainer(UPDATES, RANKS, accelerator=accelerator).fit(
+                method, Digits(batch_size=BATCH, seed=3)
+            )
         results[name] = {**outcome(method), "reduced": counted.updates}
     return results
+
+
+def synchronised(folder: str) -> dict[str, Any]:
+    """Train with ``sync_batchnorm`` on two GPUs, and return the statistics of this one."""
+    quiet()
+    method = _batch_norm_gan()
+    trainer(5, RANKS, accelerator="gpu", sync_batchnorm=True, default_root_dir=folder).fit(
+        method, Digits(batch_size=BATCH, seed=3)
+    )
+    return {k: v.cpu() for k, v in statistics(method).items()}
 
 
 def with_batch_norm(folder: str) -> dict[str, Any]:
     """Train networks with batch statistics, evaluate, and save after further updates."""
     quiet()
-    shape = (1, 8, 8)
-    networks = DCGANGenerator(shape, latent_dim=4, width=4), DCGANDiscriminator(shape, width=4)
     look = Look(Path(folder))
     samples = Samples(every=4 * RANKS * BATCH, gif=False)
     trainer(
@@ -172,7 +181,7 @@ def with_batch_norm(folder: str) -> dict[str, Any]:
         default_root_dir=folder,
         val_check_interval=3,
         num_sanity_val_steps=0,
-    ).fit(Evaluated(*networks), Digits(batch_size=BATCH, seed=3))
+    ).fit(_batch_norm_gan(), Digits(batch_size=BATCH, seed=3))
     return look.seen
 
 
@@ -245,6 +254,13 @@ def _late(make: Callable[..., Method], folder: Path) -> list[str]:
     finally:
         time.monotonic = clock
     return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def _batch_norm_gan() -> "Evaluated":
+    shape = (1, 8, 8)
+    return Evaluated(
+        DCGANGenerator(shape, latent_dim=4, width=4), DCGANDiscriminator(shape, width=4)
+    )
 
 
 class Evaluated(GAN):

@@ -15,13 +15,20 @@ context = multiprocessing.get_context("forkserver")
 
 
 def _main(
-    function: Callable[..., Any], arguments: tuple[Any, ...], folder: str, rank: int, ranks: int
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    folder: str,
+    rank: int,
+    ranks: int,
+    backend: str,
 ) -> None:
     os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE=str(ranks))
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # else Lightning takes its share of the processors
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
     torch.distributed.init_process_group(
-        "gloo",
+        backend,
         init_method=f"file://{folder}/group",
         rank=rank,
         world_size=ranks,
@@ -42,16 +49,16 @@ def together(
     function: Callable[..., Any],
     *arguments: Any,
     ranks: int = 2,
-    seconds: float = 180,
+    backend: str = "gloo",
 ) -> list[Any]:
     """Call a function in several processes at once and return what each returned.
 
     The function and its arguments must be importable and picklable; inside it
-    ``Trainer(accelerator="cpu", devices=ranks)`` finds its peers.
+    ``Trainer(devices=ranks)`` finds its peers.
     """
     folder.mkdir(parents=True, exist_ok=True)
     started = [
-        context.Process(target=_main, args=(function, arguments, str(folder), rank, ranks))
+        context.Process(target=_main, args=(function, arguments, str(folder), rank, ranks, backend))
         for rank in range(ranks)
     ]
     for process in started:
