@@ -61,7 +61,9 @@ class PlayerDDP(DDPStrategy):
     ) -> Any:  # noqa: ANN401
         """Average the gradients of this optimiser's parameters over the devices, then step."""
         # Before they are unscaled (fp16): an overflow on one device is then one on all of them.
-        average_gradients([p for group in optimizer.param_groups for p in group["params"]])
+        profiler = self.lightning_module.trainer.profiler  # type: ignore[union-attr]
+        with profiler.profile("synchronise"):
+            average_gradients([p for group in optimizer.param_groups for p in group["params"]])
         return super().optimizer_step(optimizer, closure, model, **kwargs)
 
 

@@ -10,7 +10,11 @@ from ranks import together
 import imgsynth.methods
 from imgsynth.methods import AdversarialMethod, Method
 
-pytestmark = [pytest.mark.ddp, pytest.mark.xdist_group("ddp")]  # one server of processes
+pytestmark = [
+    pytest.mark.ddp,
+    pytest.mark.xdist_group("ddp"),  # one server of processes
+    pytest.mark.filterwarnings("ignore:MinimaxGAN"),
+]
 
 
 @pytest.fixture(scope="module")
