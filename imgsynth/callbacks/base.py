@@ -5,6 +5,7 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 
 from imgsynth.loggers.record import Record
+from imgsynth.loggers.wandb import WandB
 from imgsynth.methods.base import Method
 
 
@@ -23,8 +24,12 @@ def method_of(module: LightningModule) -> Method:
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """Return the folder of the trainer's :class:`Record`, else its ``default_root_dir``."""
-    for logger in trainer.loggers:
-        if isinstance(logger, Record):
-            return logger.folder
+    """Return the folder of the trainer's :class:`Record` or :class:`WandB`.
+
+    Without either, the trainer's ``default_root_dir``.
+    """
+    for kind in (Record, WandB):
+        for logger in trainer.loggers:
+            if isinstance(logger, kind):
+                return logger.folder
     return Path(trainer.default_root_dir)

@@ -33,9 +33,10 @@ class Checkpoint(LightningCheckpoint):
         every: Images from one checkpoint to the next; None makes ten in a run.
         keep: How many to keep, the newest; 0 keeps all.
         minutes: Save after so many minutes too.
-        monitor: A reported key, such as ``val/fd``: the checkpoint with its best value is kept as
-            well. A logger that takes checkpoints (Weights & Biases, online) gets it at the end as
-            ``best``, and the last one as ``latest``.
+        monitor: A reported key, such as ``train/discriminator/real``: the checkpoint with its
+            best value, as reported last when it is saved, is kept as well. A logger that takes
+            checkpoints (Weights & Biases, online) gets it at the end as ``best``, and the last
+            one as ``latest``.
         mode: Whether the lowest value of ``monitor`` is the best, ``min``, or the highest, ``max``.
 
     Attributes:
@@ -71,7 +72,8 @@ class Checkpoint(LightningCheckpoint):
         self.monitor = monitor
         self.mode = mode
         self.best: Path | None = None
-        self._best_value = math.inf
+        self._least = math.inf  # of the monitored values, or of their opposites
+        self._warned = False
         self._cadence = Cadence(every, parts=10)
         self._folder = Path()
         self._stopping = False
@@ -121,13 +123,6 @@ class Checkpoint(LightningCheckpoint):
         method = method_of(pl_module)
         if method.images_seen != self._saved:
             self._save(trainer, method)
-        if self.monitor is not None and self.best is None:
-            reported = ", ".join(trainer.callback_metrics) or "nothing"
-            warnings.warn(
-                f"monitor={self.monitor!r} was never reported when a checkpoint was saved, so none "
-                f"is the best; reported: {reported}.",
-                stacklevel=2,
-            )
         signalled = any(getattr(c, "signal", None) for c in trainer.callbacks)  # type: ignore[attr-defined]
         if trainer.is_global_zero and not signalled:  # then there is no time to upload
             self._hand_over(trainer)
@@ -146,12 +141,12 @@ class Checkpoint(LightningCheckpoint):
         """Return which checkpoint is the best, for the next ones."""
         if self.best is None:
             return {}
-        return {"monitor": self.monitor, "best": self.best.name, "value": self._best_value}
+        return {"monitor": self.monitor, "best": self.best.name, "value": self._least}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue to compare with the best one, if it is there and compared by the same."""
         if state_dict and state_dict["monitor"] == self.monitor:
-            self._best_value = state_dict["value"]
+            self._least = state_dict["value"]
             self.best = Path(state_dict["best"])  # its folder is known when training starts
 
     def _late(self, trainer: Trainer, method: Method) -> bool:
@@ -188,12 +183,27 @@ class Checkpoint(LightningCheckpoint):
             self._prune(method.images_seen)
 
     def _compare(self, trainer: Trainer, path: Path) -> None:
-        if self.monitor is None or self.monitor not in trainer.callback_metrics:
+        metrics = trainer.callback_metrics
+        if self.monitor is None or not metrics:
             return
-        value = float(trainer.callback_metrics[self.monitor])
-        value = value if self.mode == "min" else -value
-        if value < self._best_value:
-            self.best, self._best_value = path, value
+        if self.monitor not in metrics:
+            if not self._warned:
+                warnings.warn(
+                    f"monitor={self.monitor!r} is not reported, so no checkpoint is the best yet; "
+                    f"reported: {', '.join(metrics)}.",
+                    stacklevel=2,
+                )
+            self._warned = True
+            return
+        value = float(metrics[self.monitor])
+        if (value if self.mode == "min" else -value) < self._least:
+            self._least = value if self.mode == "min" else -value
+            self.best = path
+
+    def praise(self) -> str:
+        """Say which checkpoint is the best, and by how much."""
+        value = self._least if self.mode == "min" else -self._least
+        return f"Best {self.monitor}: {value:.4g}, in {self.best}"
 
     def _failure(self, path: Path, error: OSError) -> OSError:
         newest = newest_checkpoint(self._folder)

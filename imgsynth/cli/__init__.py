@@ -78,6 +78,8 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except SystemExit as exit_:
+        if isinstance(exit_.__context__, KeyboardInterrupt):  # what Lightning makes of one
+            return 130
         return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     except Exception as error:
         if wants_traceback() or not is_expected(error):

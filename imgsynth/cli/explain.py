@@ -44,7 +44,7 @@ _TYPES = {
     "bool": "true or false",
     "str": "a text",
     "list": "a list",
-    "tuple": "numbers in brackets, such as [3,32,32]",
+    "tuple": "values in brackets, such as [3,32,32] or [a,b]",
 }
 _IN_YAML = "In YAML a class is written with class_path and, for its options, init_args."
 _OURS = {

@@ -97,8 +97,9 @@ def resume(argv: list[str]) -> int:
         "resume",
         "Continue a run from its newest checkpoint, in the same folder, as if it had never been\n"
         "interrupted. A run without a checkpoint starts again. Options that say where and how it\n"
-        "runs may change: --trainer.devices 2, --data.num_workers 4, --checkpoint.every 10k. On\n"
-        "another number of devices the same images follow; random numbers differ.",
+        "runs may change: --trainer.devices 2, --data.num_workers 4, --checkpoint.every 10k,\n"
+        "--wandb.mode online. On another number of devices the same images follow; random numbers\n"
+        "differ.",
         "examples:\n  imgsynth resume runs/demo\n  imgsynth resume runs/demo --images 1M\n"
         "  imgsynth resume runs/demo --trainer.devices 2",
     )

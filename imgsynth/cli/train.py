@@ -74,7 +74,7 @@ def train(config: dict[str, Any], folder: Path, checkpoint: Path | None, profile
         raise UsageError(*watchdog.verdict.splitlines()) from error
     if stop.signal is not None:
         return 128 + stop.signal
-    _say(trainer, _summary(method, folder))
+    _say(trainer, _summary(method, folder, trainer.checkpoint_callbacks))
     return 0
 
 
@@ -158,7 +158,9 @@ def _trainer(
     if profile:
         arguments["profiler"] = StepProfiler()
     ours: list[Logger] = [Record(folder)]
-    if not any(isinstance(logger, WandbLogger) for logger in loggers):
+    if any(isinstance(logger, WandbLogger) for logger in loggers):
+        _check_wandb(config["wandb"])
+    else:
         # First, so that the record's clock does not run while W&B starts.
         ours.insert(0, WandB(folder, **config["wandb"], config=config))
     callbacks += [Samples(**config["samples"]), Checkpoint(**config["checkpoint"])]
@@ -169,6 +171,16 @@ def _trainer(
         default_root_dir=folder,
         use_distributed_sampler=False,
     )
+
+
+def _check_wandb(given: dict[str, Any]) -> None:
+    defaults = parser.defaults_of(WandB)
+    for name, value in given.items():
+        if value != defaults[name]:
+            raise UsageError(
+                f"--wandb.{name} and a WandbLogger among --trainer.logger both describe the run.",
+                "Expected one of the two.",
+            )
 
 
 def _listed(value: Any) -> list[Any]:  # noqa: ANN401
@@ -182,10 +194,11 @@ def _say(trainer: Trainer, text: str) -> None:
         print(text, flush=True)
 
 
-def _summary(method: Any, folder: Path) -> str:  # noqa: ANN401
+def _summary(method: Any, folder: Path, checkpoints: list[Any]) -> str:  # noqa: ANN401
     names = ("final.png", "training.gif", "samples/", "checkpoints/", "record.jsonl", runs.CONFIG)
     left = [name for name in names if (folder / name).exists()]
     lines = [f"Trained on {method.images_seen:,} images. In {folder}: {', '.join(left)}."]
+    lines += [c.praise() for c in checkpoints if isinstance(c, Checkpoint) and c.best is not None]
     if hasattr(method, "sample"):
         lines.append(f"Images from it: imgsynth sample {folder} --num 100 --out images")
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """The record of a run: rows, pictures and provenance in a plain folder, readable at any time."""
 
+import contextlib
 import importlib.metadata
 import json
 import math
@@ -33,9 +34,10 @@ class Record(Logger):
     """Logger that appends to a folder and never rewrites what it said.
 
     ``record.jsonl``: one JSON object a line: ``images`` (seen on all devices), ``updates``,
-    ``seconds`` (of training, over all resumptions) and the terms. ``run.json``: command line,
-    git commit, versions, how method and data were built, a hash of the data, and each start. A
-    row is in the file before the next update begins, so that a killed run keeps all its rows.
+    ``seconds`` (of training, over all resumptions) and the terms. ``run.json``: command line, git
+    commit, versions, how method and data were built, a hash of the data, and each start with its
+    end. A row is in the file before the next update begins, so that a killed run keeps all its
+    rows.
 
     Only the first process writes. A run that resumes notes the images it resumed from, and
     :func:`read_rows` leaves out what an earlier attempt wrote beyond.
@@ -53,6 +55,7 @@ class Record(Logger):
         super().__init__()
         self.folder = Path(folder)
         self._method: Method | None = None
+        self._training = False
         self._seconds_before = 0.0
         self._began = time.monotonic()
 
@@ -82,17 +85,18 @@ class Record(Logger):
     def log_graph(self, model: nn.Module, input_array: Tensor | None = None) -> None:
         """Begin, or note that the run resumes: the call Lightning makes before training."""
         if isinstance(model, Method) and model.trainer.state.fn == TrainerFn.FITTING:
-            self._method = model
+            self._method, self._training = model, True
             self._start(model)
 
     def _start(self, method: Method) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         _end_torn_line(self.folder / ROWS)
         before = read_rows(self.folder) if (self.folder / ROWS).exists() else []
-        kept = [row for row in before if row["images"] <= method.images_seen]
-        self._seconds_before = kept[-1].get("seconds", 0.0) if kept else 0.0
+        ends = [start["end"] for start in self._facts()["starts"] if "end" in start]
+        told = [row for row in [*before, *ends] if row["images"] <= method.images_seen]
+        self._seconds_before = max((row.get("seconds", 0.0) for row in told), default=0.0)
         self._began = time.monotonic()
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+        now = _now()
         place = {"images": method.images_seen, "updates": method.updates}
         if before or method.images_seen:
             self._append(
@@ -101,8 +105,7 @@ class Record(Logger):
         self._describe_run({"time": now, **place}, method)
 
     def _describe_run(self, start: dict[str, Any], method: Method) -> None:
-        path = self.folder / RUN
-        starts = json.loads(path.read_text())["starts"] if path.exists() else []
+        starts = self._facts()["starts"]
         name = "run.diff" if not starts else f"run-{len(starts) + 1}.diff"
         start |= {
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -123,9 +126,17 @@ class Record(Logger):
             "versions": start["versions"],
             "starts": [*starts, start],
         }
-        temporary = path.with_name(f".{RUN}.part")
+        self._write(facts)
+
+    def _facts(self) -> dict[str, Any]:
+        path = self.folder / RUN
+        facts: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"starts": []}
+        return facts
+
+    def _write(self, facts: dict[str, Any]) -> None:
+        temporary = self.folder / f".{RUN}.part"
         temporary.write_text(json.dumps(facts, indent=2, default=str) + "\n")
-        temporary.replace(path)
+        temporary.replace(self.folder / RUN)
 
     # -- rows and pictures --------------------------------------------------------------------
 
@@ -177,6 +188,23 @@ class Record(Logger):
             text: Where it comes from, for the file's text chunks.
         """
         save_png(sheet_path(self.folder, name, images), picture, text)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Note in ``run.json`` where and when training ended; a killed run has no such note.
+
+        Args:
+            status: Lightning's: ``success`` or another.
+        """
+        method, training = self._method, self._training
+        self._training = False
+        if method is None or not training:
+            return
+        with contextlib.suppress(OSError):  # what ended the run, such as a full disk, is said
+            facts = self._facts()
+            end = {"images": method.images_seen, "updates": method.updates, "status": status}
+            facts["starts"][-1]["end"] = end | {"seconds": round(self.seconds, 3), "time": _now()}
+            self._write(facts)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Do nothing: ``run.json`` holds how method and data were built."""
@@ -246,6 +274,10 @@ def _end_torn_line(path: Path) -> None:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 file.write(b"\n")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _unwritten(path: Path, reason: str) -> OSError:

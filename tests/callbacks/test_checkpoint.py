@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 
 from imgsynth.callbacks import Checkpoint, Length, newest_checkpoint
+from imgsynth.loggers import WandB
 from imgsynth.methods import NonFiniteError
 
 
@@ -261,9 +262,17 @@ def test_a_resumed_run_compares_with_the_best_before(gan, data, trainer, tmp_pat
     assert checkpoint.best == tmp_path / "checkpoints" / f"images-{16:012d}.ckpt"
 
 
+def test_without_a_record_files_go_to_the_folder_of_the_wandb_run(gan, data, trainer, tmp_path):
+    run = trainer(None, Length(8), Checkpoint(), default_root_dir=tmp_path / "elsewhere")
+    run.loggers = [WandB(tmp_path / "run", mode="disabled")]
+    run.fit(gan(), data())
+    assert names(tmp_path / "run") == [4, 8]
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_key_that_nobody_reports_is_named(gan, data, trainer, tmp_path):
     run = trainer(tmp_path, Length(16), Checkpoint(8, monitor="val/fid"))
-    with pytest.warns(UserWarning, match="monitor='val/fid' was never reported.*train/generator"):
+    with pytest.warns(UserWarning, match="monitor='val/fid' is not reported.*train/generator"):
         run.fit(gan(), data())
 
 

@@ -138,7 +138,7 @@ WRONG = [
     (f"{B} --model.generator.wdth 3", "Did you mean --model.generator.width?"),
     (f"{B} --model.generator.widt 3", "Did you mean --model.generator.width?"),
     (f"{B} --model.generator.width wide", "--model.generator.width expects a whole number"),
-    (f"{B} --model.generator.image_shape 8", "numbers in brackets, such as [3,32,32]"),
+    (f"{B} --model.generator.image_shape 8", "values in brackets, such as [3,32,32]"),
     (f"{B} --model.generator.image_shape [3,8,8]", "they must agree"),
     (f"{B} --model.generator.num_classes 3", "they must agree"),
     (f"{B} --model.generator my_errors_package.Net --model.generator.sise 3", "generator.size?"),
@@ -298,3 +298,18 @@ def test_a_gpu_that_is_not_there_is_said_to_be_missing(here, run, monkeypatch):
         code, _, err = run(*C.split(), "--trainer.accelerator", name, "--trainer.devices", "3")
         assert code == 2
         assert f"--trainer.accelerator {name}: torch finds no GPU on this machine." in err
+
+
+def test_a_wandb_logger_of_ones_own_and_our_options_contradict_each_other(here, run):
+    logger = ("--trainer.logger", "lightning.pytorch.loggers.WandbLogger")
+    code, _, err = run(*C.split(), *logger, "--wandb.project", "mine")
+    assert code == 2
+    assert "--wandb.project and a WandbLogger among --trainer.logger both describe" in err
+
+
+def test_an_interrupt_before_training_has_its_own_exit_code(here, run, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("imgsynth.methods.HingeGAN.configure_model", interrupted)
+    assert run(*C.split()).code == 130

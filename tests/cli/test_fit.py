@@ -221,6 +221,17 @@ def test_an_argument_without_its_bases_type_is_asked_for_it(here, run):
     assert "Expected generator: nn.Module, as HingeGAN has it." in err
 
 
+def test_the_summary_names_the_best_checkpoint(here, run):
+    key = "train/discriminator/real"
+    options = ("--images", "320", "--checkpoint.every", "64", "--checkpoint.keep", "1")
+    out = run("fit", "-c", "tiny.yaml", *options, "--checkpoint.monitor", key).out
+    rows = {row["images"]: row[key] for row in read_rows(RUN)}
+    best = min(rows, key=rows.get)
+    path = RUN / "checkpoints" / f"images-{best:012d}.ckpt"
+    assert f"Best {key}: {rows[best]:.4g}, in {path}\n" in out
+    assert path.is_file()
+
+
 def test_the_summary_names_only_files_that_are_there(here, run):
     out = run("fit", "-c", "tiny.yaml", "--trainer.log_every_n_steps", "50").out
     assert not (RUN / "record.jsonl").exists()

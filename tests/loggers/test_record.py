@@ -102,6 +102,44 @@ def test_a_resumed_run_reads_like_the_uninterrupted_one(tmp_path):
     assert resumed == whole
 
 
+def test_the_clock_goes_on_from_where_training_ended(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("imgsynth.loggers.record.time.monotonic", lambda: now[0])
+    update = HingeGAN._updated
+
+    def updated(method, images):
+        now[0] += 10
+        update(method, images)
+
+    monkeypatch.setattr(HingeGAN, "_updated", updated)
+    fit(tmp_path / "run", 20)  # 5 updates: the row of the last is still open
+    now[0] = 5000.0
+    fit(tmp_path / "run", 32, ckpt_path=checkpoint(tmp_path / "run", 20), weights_only=True)
+    seconds = [row["seconds"] for row in read_rows(tmp_path / "run")]
+    assert seconds == [20.0, 40.0, 60.0, 80.0]
+
+
+def test_each_start_is_noted_with_its_end(tmp_path):
+    fit(tmp_path / "run", 20)
+    file = checkpoint(tmp_path / "run", 12)
+    fit(tmp_path / "run", 32, ckpt_path=file, weights_only=True)
+    starts = json.loads((tmp_path / "run" / "run.json").read_text())["starts"]
+    assert [start["images"] for start in starts] == [0, 12]
+    assert [start["end"]["images"] for start in starts] == [20, 32]
+    assert [start["end"]["status"] for start in starts] == ["success", "success"]
+
+
+def test_a_failed_start_is_noted_as_such(tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(HingeGAN, "generator_loss", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        fit(tmp_path / "run", 20)
+    [start] = json.loads((tmp_path / "run" / "run.json").read_text())["starts"]
+    assert start["end"]["status"] == "failed"
+
+
 def test_the_resumption_itself_is_a_row_of_the_file(tmp_path):
     fit(tmp_path / "run", 32)
     file = checkpoint(tmp_path / "run", 20)
