@@ -58,12 +58,11 @@ class Watchdog(Callback):
         self.timeout = timeout
         self.verdict: str | None = None
         self._thread: threading.Thread | None = None
-        self._done = threading.Event()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin to watch, as soon as the processes know each other."""
         address = os.environ.get("MASTER_ADDR")
-        if trainer.world_size == 1 or self._thread is not None or address is None:
+        if stage != "fit" or trainer.world_size == 1 or address is None or self._thread:
             return
         self._trainer = trainer
         self._rank, self._ranks = trainer.global_rank, trainer.world_size
@@ -79,7 +78,7 @@ class Watchdog(Callback):
         self._heard = ""
         self._beats: dict[int, tuple[bytes, float]] = {}
         self._take_over_from_lightning()
-        self._done.clear()
+        self._done = threading.Event()  # not in the constructor: ddp_spawn pickles
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
 
@@ -198,8 +197,8 @@ class Watchdog(Callback):
             self._end()
 
     def _end(self) -> None:
-        self._done.set()
         if self._thread is not None:
+            self._done.set()
             self._thread.join()
         self._thread = None
 
