@@ -1,7 +1,10 @@
 """What a run of W&B wrote, read back without a server."""
 
 import json
+import os
+import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +36,18 @@ def values(found: list[dict[str, Any]]) -> dict[str, Any]:
         part = record.get("run", record).get("config", {})
         config |= part.get("update", {})
     return config
+
+
+def would_upload(said: str) -> int:
+    """Return how many pieces the command at the end of a line would upload."""
+    command = said[said.index("wandb sync ") :].replace("wandb", f"{sys.executable} -m wandb", 1)
+    environment = {name: v for name, v in os.environ.items() if not name.startswith("WANDB_")}
+    done = subprocess.run(
+        ["sh", "-c", f"{command} --dry-run"],
+        capture_output=True,
+        check=True,
+        text=True,
+        env=environment,
+    )
+    found = re.search(r"Would sync (\d+) run", done.stderr)
+    return int(found[1]) if found else 0

@@ -2,13 +2,12 @@
 
 import os
 import secrets
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
@@ -19,19 +18,19 @@ from torch import Tensor, nn
 from imgsynth.describe import describe
 from imgsynth.images import to_uint8
 from imgsynth.loggers.record import Record, git_state
+from imgsynth.loggers.wandb_start import FINISH_SECONDS, open_run, reason, say, upload, where
 from imgsynth.methods.base import Method
 
 Mode = Literal["auto", "online", "offline", "disabled"]
 
 _RUN_ID = "run-id"
-_MODES = {k: k for k in ("auto", "online", "offline", "disabled", "shared")}
-_MODES |= {"dryrun": "offline", "run": "online"}
-"""What ``WANDB_MODE`` may say; the last two for older releases of W&B."""
-
-_START_SECONDS = 20
-_FINISH_SECONDS = 60
 _SLOWEST_UPLOAD = 1_000_000
 """Bytes a second; a checkpoint that takes longer is given up."""
+
+_LONGEST_NAME = 128
+_LONGEST_TAG = 64
+_NOT_IN_NAMES = {"project": "/\\#?%:", "id": "/\\#?%:;,'"}
+"""What W&B refuses."""
 
 
 class WandB(WandbLogger):
@@ -49,24 +48,25 @@ class WandB(WandbLogger):
 
     Args:
         folder: The run's folder.
-        mode: ``auto`` follows ``WANDB_MODE``, else is online if you are logged in and offline if
-            not; or ``online``, ``offline``, ``disabled`` (no trace of W&B).
-        project: ``WANDB_PROJECT`` by default, or imgsynth.
+        mode: ``auto`` follows ``WANDB_MODE``, or what ``wandb offline`` or ``wandb disabled``
+            chose, else is online if you are logged in and offline if not; or ``online``,
+            ``offline``, ``disabled`` (no trace of W&B).
+        project: ``WANDB_PROJECT`` by default, or that of ``wandb init``, or imgsynth.
         entity: User or team; W&B's own default by default.
         group: ``WANDB_RUN_GROUP`` by default, or method and data.
         name: ``WANDB_NAME`` by default, or the folder's name.
-        tags: Tags besides method and data.
+        tags: Tags besides method and data, such as ``[first,try]``.
         notes: A text about the run.
         id: The id of a run to continue or to begin; ``WANDB_RUN_ID`` by default, or a new one.
         config: The configuration to show; by default how method, data and trainer were built.
 
     Raises:
-        ValueError: If the mode is none; when training starts, if the id given is that of another
-            run beside this one.
+        ValueError: If the mode is none, or W&B refuses the project, the id or a tag; when training
+            starts, if the id given is that of another run beside this one.
 
     Example:
         >>> logger = WandB("runs/digits", mode="offline", tags=("first",))
-        >>> # Trainer(logger=[Record("runs/digits"), logger]).fit(method, data)
+        >>> # Trainer(logger=[logger, Record("runs/digits")]).fit(method, data)
     """
 
     def __init__(
@@ -77,20 +77,27 @@ class WandB(WandbLogger):
         entity: str | None = None,
         group: str | None = None,
         name: str | None = None,
-        tags: tuple[str, ...] = (),
+        tags: tuple[str, ...] | str = (),
         notes: str | None = None,
         id: str | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
         if mode not in {"auto", "online", "offline", "disabled"}:
             raise ValueError(f"mode must be auto, online, offline or disabled, got {mode!r}.")
-        project = project or os.environ.get("WANDB_PROJECT") or "imgsynth"
-        super().__init__(save_dir=folder, project=project, id=id)
+        _check_name("project", project)
+        _check_name("id", id)
+        tags = (tags,) if isinstance(tags, str) else tuple(tags)
+        for tag in tags:
+            if not 1 <= len(tag) <= _LONGEST_TAG:
+                raise ValueError(f"A tag must have 1 to {_LONGEST_TAG} characters, got {tag!r}.")
+        project = project or os.environ.get("WANDB_PROJECT")
+        super().__init__(save_dir=folder, project=project or "imgsynth", id=id)
         self.folder = Path(folder)
         self.mode = mode
         self._config = config
         self._given = {"entity": entity, "group": group, "name": name, "notes": notes}
-        self._tags = tuple(tags)
+        self._given["project"] = project
+        self._tags = tags
         self._method: Method | None = None
         self._watched: tuple[Any, ...] | None = None
         self._began = time.monotonic()
@@ -118,9 +125,7 @@ class WandB(WandbLogger):
             run_id = self._run_id(resumes=model.images_seen > 0)
             self._warned = False
             with self._forgiving("it did not start, and training goes on without it"):
-                if mode not in _MODES:
-                    raise ValueError(f"WANDB_MODE is none of {', '.join(_MODES)}, but {mode!r}")
-                self._start(model, _MODES[mode], run_id)
+                self._start(model, mode, run_id)
 
     def _start(self, method: Method, mode: str, run_id: str) -> None:
         config = dict(self._config or _describe(method))
@@ -133,20 +138,20 @@ class WandB(WandbLogger):
             "name": self._given["name"] or variables("WANDB_NAME") or self.folder.resolve().name,
             "group": self._given["group"] or variables("WANDB_RUN_GROUP") or "-".join(names),
             "tags": (*names, *self._tags, *filter(None, variables("WANDB_TAGS", "").split(","))),
-            "job_type": "train",
-            "project": self._project,
+            "job_type": variables("WANDB_JOB_TYPE") or "train",
             "id": run_id,
             "dir": root,
             "config": config,
         }
-        with _environment():
-            run, why = _open(mode, root, arguments)
+        run, why = open_run(mode, root, arguments)
+        if run is None:
+            return
         self._experiment, self._method = run, method
         self._began = time.monotonic()
         kept = self.folder / "wandb" / _RUN_ID
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(f"{run.id}\n{self.folder.resolve()}\n")
-        _say(f"W&B: {_where(run, why)}")
+        say(f"W&B: {where(run, why)}")
         run.define_metric("*", step_metric="images_seen")
         if not run.settings.disable_git:
             _save_code_state(run)
@@ -171,7 +176,7 @@ class WandB(WandbLogger):
         if not kept or not (resumes or given):
             return new
         if home != self.folder.resolve() and _kept(home)[0] == kept:
-            _say(f"W&B: {self.folder} is a copy of {home}, so it continues as a new run, {new}.")
+            say(f"W&B: {self.folder} is a copy of {home}, so it continues as a new run, {new}.")
             return new
         return kept
 
@@ -258,7 +263,7 @@ class WandB(WandbLogger):
             # Immutable: no copy of it in the home folder.
             artifact.add_file(str(path), "model.ckpt", policy="immutable", skip_cache=True)
             logged = run.log_artifact(artifact, aliases=list(aliases))
-            logged.wait(timeout=_FINISH_SECONDS + path.stat().st_size // _SLOWEST_UPLOAD)
+            logged.wait(timeout=FINISH_SECONDS + path.stat().st_size // _SLOWEST_UPLOAD)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Do nothing: the configuration holds how method and data were built."""
@@ -292,8 +297,8 @@ class WandB(WandbLogger):
         callbacks: list[Any] = method.trainer.callbacks  # type: ignore[attr-defined]
         number = next(filter(None, (getattr(c, "signal", None) for c in callbacks)), None)
         code = 128 + number if number is not None else int(status != "success")
-        directory, self._warned = run.settings.sync_dir, False
-        with self._forgiving(f"the end was not uploaded; later: wandb sync {directory}"):
+        self._warned = False
+        with self._forgiving(f"the end was not uploaded; later: {upload(run)}"):
             if watched is not None:
                 run.unwatch(watched[0])
             run.finish(exit_code=code)
@@ -305,78 +310,18 @@ class WandB(WandbLogger):
             yield
         except Exception as error:  # whatever W&B raises
             if not self._warned:
-                _say(f"W&B: {_reason(error)}: {consequence}.", sys.stderr)
+                say(f"W&B: {reason(error)}: {consequence}", sys.stderr)
             self._warned = True
 
 
-def _open(mode: str, root: Path, arguments: dict[str, Any]) -> tuple[Any, str]:
-    """Start a run, online if that is wanted and possible, else offline.
-
-    Returns:
-        The run, and why it is not online.
-    """
-    import wandb
-
-    variables: dict[str, Any] = {
-        "console": "off",
-        "git_root": str(Path.cwd()),
-        "init_timeout": _START_SECONDS,
-        "finish_timeout": _FINISH_SECONDS,
-        "finish_timeout_raises": True,
-    }
-    # What the user's environment says counts.
-    chosen = {k: v for k, v in variables.items() if f"WANDB_{k.upper()}" not in os.environ}
-    # create_new: another run that is open in this process is neither continued nor ended.
-    arguments |= {
-        "settings": wandb.Settings(silent=True, **chosen),
-        "reinit": "create_new",
-        "resume": "allow",
-    }
-    why = ""
-    if mode != "offline":
-        run, why = _open_online(mode, root, arguments)
-        if run is not None:
-            return run, ""
-    # Its logs, too, belong to the run; the home folder is not to fill up.
-    os.environ.setdefault("WANDB_CACHE_DIR", str(root.resolve() / "wandb" / "cache"))
-    return wandb.init(mode="offline", **arguments), why
-
-
-def _open_online(mode: str, root: Path, arguments: dict[str, Any]) -> tuple[Any, str]:
-    import wandb
-
-    try:
-        # Not verified: that would wait for the network, which init does within its own limit.
-        if not wandb.login(prompt=False, verify=False):
-            return None, "not logged in"
-    except Exception as error:  # such as a key that cannot be one
-        return None, _reason(error)
-    attempts = f"wandb/run-*-{arguments['id']}*"
-    before = set(root.glob(attempts))
-    try:
-        return wandb.init(mode="shared" if mode == "shared" else "online", **arguments), ""
-    except Exception as error:
-        if wandb.run is None:
-            wandb.teardown()  # the failed attempt holds the id
-        for attempt in set(root.glob(attempts)) - before:
-            shutil.rmtree(attempt, ignore_errors=True)
-        return None, f"could not connect: {_reason(error)}"
-
-
-@contextmanager
-def _environment() -> Iterator[None]:
-    """Hide from W&B what would make it fail or speak: empty variables, and the mode we decide."""
-    before = {k: v for k, v in os.environ.items() if k.startswith("WANDB_")}
-    for name, value in before.items():
-        if not value or name == "WANDB_MODE":
-            del os.environ[name]
-    os.environ["WANDB_SILENT"] = "true"
-    try:
-        yield
-    finally:
-        for name in [k for k in os.environ if k.startswith("WANDB_") and k != "WANDB_SERVICE"]:
-            del os.environ[name]
-        os.environ.update(before)
+def _check_name(option: str, value: str | None) -> None:
+    forbidden = _NOT_IN_NAMES[option]
+    wrong = [c for c in value or "" if c in forbidden or not c.isprintable()]
+    if value and (wrong or len(value) > _LONGEST_NAME or value != value.strip()):
+        raise ValueError(
+            f"{option} must have at most {_LONGEST_NAME} characters, none of {forbidden} and no "
+            f"space at an end, got {value!r}."
+        )
 
 
 def _describe(method: Method) -> dict[str, Any]:
@@ -416,27 +361,3 @@ def _kept(folder: Path) -> tuple[str | None, Path]:
 def _pixels(picture: Tensor) -> Any:  # noqa: ANN401
     """Return ``(H, W, C)`` in whole numbers: W&B turns floats black."""
     return to_uint8(picture).permute(1, 2, 0).cpu().numpy()
-
-
-def _where(run: Any, why: str) -> str:  # noqa: ANN401
-    """Say where a run can be seen, or how it can be uploaded."""
-    if not run.offline:
-        return str(run.url)
-    piece = Path(run.settings.sync_dir)
-    pieces = list(piece.parent.glob(f"offline-run-*-{run.id}*"))
-    reason = f" ({why})" if why else ""
-    wanted = piece if len(pieces) < 2 else piece.parent / "offline-run-*"
-    return f"offline{reason}; to upload it: wandb sync {wanted}"
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).splitlines() or [type(error).__name__]
-    # W&B's errors of values have the value's name in their second line.
-    words = lines[:3] if isinstance(error, ValueError) else lines[:1]
-    return ": ".join(word.strip() for word in words).rstrip(".")
-
-
-def _say(line: str, stream: TextIO | None = None) -> None:
-    stream = stream or sys.stdout
-    stream.write(f"{line}\n")
-    stream.flush()

@@ -43,7 +43,7 @@ def first(place: Path) -> str:
     return wandb(
         place,
         *("fit", "-c", "tiny.yaml", "--name", "first"),
-        *("--wandb.tags", "[mine]", "--wandb.project", "ours"),
+        *("--wandb.tags", "mine", "--wandb.project", "ours"),
         WANDB_SILENT="",
         WANDB_TAGS="",
         WANDB_RUN_GROUP="",
@@ -95,7 +95,8 @@ def test_training_seconds_do_not_count_the_start_of_wandb(place, first):
 
 def test_a_resumed_run_goes_on_in_wandb(place, first):
     text = wandb(place, "resume", "runs/first", "--images", "192", WANDB_MODE="dryrun")
-    assert "wandb sync runs/first/wandb/offline-run-*\n" in text
+    used = (place / "runs/first/wandb/run-id").read_text().split()[0]
+    assert f"wandb sync runs/first/wandb/offline-run-*-{used}\n" in text
     found = [records(piece) for piece in pieces(place / "runs/first")]
     ids = {record["run"]["run_id"] for piece in found for record in piece if "run" in record}
     assert (len(found), len(ids)) == (2, 1)
@@ -160,4 +161,9 @@ def test_its_options_are_shown_and_mistakes_in_them_named(here, run):
     assert "--wandb.folder" not in out
     assert "`imgsynth help WandB`" in run("fit", "-c", "tiny.yaml", "--wandb", "offline").err
     assert "online" in run("fit", "-c", "tiny.yaml", "--wandb.mode", "on").err
+    refused = run("fit", "-c", "tiny.yaml", "--wandb.project", "me/ours", "--name", "refused")
+    assert "project must have at most 128 characters" in refused.err
+    assert refused.code == 2
+    assert not Path("runs/refused").exists()
+    assert run("fit", "-c", "tiny.yaml", "--wandb.tags", "[a, '']", "--name", "refused").code == 2
     assert "--wandb.tags" in run("fit", "-c", "tiny.yaml", "--wandb.tag", "a").err

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,9 +21,10 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from torch import nn
-from wandb_files import history, pieces, records, values
+from wandb_files import history, pieces, records, values, would_upload
 
 import imgsynth.loggers.wandb as module
+import imgsynth.loggers.wandb_start as start
 from imgsynth.callbacks import Checkpoint, Length, Samples
 from imgsynth.data import Arrays
 from imgsynth.images import to_uint8
@@ -282,7 +284,7 @@ def test_a_run_that_resumes_goes_on_as_the_same_run_of_wandb(tmp_path, capsys):
     assert sorted(rows) == sorted(ours) == [4, 8, 12, 16]
     key = "train/discriminator/real"
     assert [rows[n][key] for n in rows] == [ours[n][key] for n in rows]
-    assert f"wandb sync {folder}/wandb/offline-run-*\n" in capsys.readouterr().out
+    assert would_upload(capsys.readouterr().out.splitlines()[-1]) == 2
 
 
 def test_two_fits_in_one_process_are_two_runs(offline, tmp_path):
@@ -363,14 +365,15 @@ class Broken:
 def test_a_run_whose_rows_and_end_cannot_be_logged_is_trained_to_its_end(
     tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(module, "_open", lambda *args: (Broken(), ""))
+    monkeypatch.setattr(module, "open_run", lambda *args: (Broken(), ""))
     assert fit(WandB(tmp_path / "run", "online"), 16).images_seen == 16
     assert len(read_rows(tmp_path / "run")) == 4
     out, err = capsys.readouterr()
     assert "W&B: https://wandb.invalid/abc\n" in out
     assert [line for line in err.splitlines() if line.startswith("W&B")] == [
-        "W&B: the service is gone: a row is missing.",
-        "W&B: Timed out finishing run: the end was not uploaded; later: wandb sync where/it/is.",
+        "W&B: the service is gone: a row is missing",
+        "W&B: Timed out finishing run: the end was not uploaded; later: "
+        "wandb sync --include-online where/it/is",
     ]
 
 
@@ -402,7 +405,9 @@ def test_a_bad_value_in_the_environment_is_said_and_the_run_is_written_offline(
     sys.modules["wandb"].teardown()  # it reads its environment once
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "soon")
     assert fit(WandB(tmp_path / "run")).images_seen == 8
-    assert "init_timeout: Input should be a valid number" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    why = "init_timeout: Input should be a valid number, unable to parse string as a number"
+    assert f"W&B: offline ({why}); to upload" in said
     assert len(pieces(tmp_path / "run")) == 1
     sys.modules["wandb"].teardown()
 
@@ -434,11 +439,56 @@ def test_the_environment_is_put_back(monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "")
     monkeypatch.setenv("WANDB_MODE", "run")
     before = dict(os.environ)
-    with module._environment():
+    with start._environment():
         assert os.environ["WANDB_SILENT"] == "true"
         assert "WANDB_MODE" not in os.environ
         os.environ["WANDB_CACHE_DIR"] = "x"
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"project": "a/b"}, r"project must have .* none of /\\#\?%:.*got 'a/b'"),
+        ({"project": "a" * 129}, "at most 128 characters"),
+        ({"project": "a\nb"}, "project must have"),
+        ({"id": "a/b"}, "id must have .* none of /.*got 'a/b'"),
+        ({"id": "a,b"}, "id must have"),
+        ({"id": "a\x07"}, "id must have"),
+        ({"id": " a"}, "no space at an end, got ' a'"),
+        ({"tags": ("a", "")}, "tag must have 1 to 64 characters, got ''"),
+        ({"tags": "a" * 65}, "tag must have 1 to 64 characters, got 'aaa"),
+    ],
+)
+def test_what_wandb_would_refuse_is_refused_at_once(options, said):
+    with pytest.raises(ValueError, match=said):
+        WandB("runs/a", **options)
+
+
+def test_what_wandb_takes_is_taken(monkeypatch):
+    import wandb
+
+    taken = {"project": "my, project's; 1", "id": "a 1*[_]-.é", "tags": ("a" * 64, "/\\#?%:")}
+    WandB("runs/a", **taken)
+    names = {"id": "run_id", "tags": "run_tags"}
+    wandb.Settings(**{names.get(name, name): value for name, value in taken.items()})
+    monkeypatch.setenv("WANDB_PROJECT", "a/b")  # no option: W&B says it, and nothing ends
+    WandB("runs/a")
+
+
+def test_one_tag_is_a_tag():
+    assert WandB("runs/a", tags="mine")._tags == ("mine",)
+
+
+def test_of_an_error_what_tells_a_user_something_is_said():
+    import wandb
+
+    with pytest.raises(ValueError, match="type=value_error") as error:
+        wandb.Settings(run_tags=("",))
+    said = "run_tags: Tag at index 0 is empty. Tags must be between 1 and 64 characters"
+    assert start.reason(error.value) == said
+    assert start.reason(TimeoutError()) == "TimeoutError"
+    assert start.reason(OSError("the first.\nthe second")) == "the first"
 
 
 def test_a_mode_that_is_none_is_refused_at_once():
@@ -462,16 +512,134 @@ def test_disabled_or_not_the_first_process_it_leaves_no_trace(tmp_path, monkeypa
     assert not (tmp_path / "run/wandb").exists()
 
 
+# -- where the parts of a run are -------------------------------------------------------------
+
+
+def a_run(folder: Path, offline: bool, piece: str, run_id: str = "abc") -> SimpleNamespace:
+    settings = SimpleNamespace(sync_dir=str(folder / f"{piece}-{run_id}"))
+    return SimpleNamespace(id=run_id, offline=offline, url="https://w/abc", settings=settings)
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """A folder with a space, of several runs, as WANDB_DIR may be."""
+    folder = tmp_path / "all runs" / "wandb"
+    for name in ("111111-abc", "111112-abcd", "111113-x-abc", "111114-abc-1"):
+        piece = folder / f"offline-run-20260101_{name}"
+        piece.mkdir(parents=True)
+        (piece / f"run-{name[7:]}.wandb").touch()
+    return folder
+
+
+def test_the_only_piece_of_a_run_is_named_by_itself(shared):
+    run = a_run(shared, True, "offline-run-20260101_111111")
+    said = start.where(run, "not logged in")
+    assert said == (f"offline (not logged in); to upload it: wandb sync '{run.settings.sync_dir}'")
+    assert would_upload(said) == 1
+
+
+def test_of_several_pieces_those_of_other_runs_are_not_named(shared):
+    piece = shared / "offline-run-20260202_000000-abc"
+    piece.mkdir()
+    (piece / "run-abc.wandb").touch()
+    said = start.where(a_run(shared, True, "offline-run-20260202_000000"), "")
+    assert said == f"offline; to upload it: wandb sync '{shared}'/offline-run-*-abc"
+
+
+def test_what_is_not_uploaded_yet_is_said_when_a_run_goes_on_online(shared):
+    run = a_run(shared, False, "run-20260202_000000")
+    earlier = shared / "offline-run-20260101_111111-abc"
+    assert start.where(run, "") == f"https://w/abc; earlier part: wandb sync '{earlier}'"
+    (earlier / "run-abc.wandb.synced").touch()
+    assert start.where(run, "") == "https://w/abc"
+
+
+def test_two_pieces_of_one_second_are_both_named(shared):
+    run = a_run(shared, True, "")
+    run.settings.sync_dir = f"{shared}/offline-run-20260101_111111-abc-1"
+    Path(run.settings.sync_dir).mkdir()
+    Path(run.settings.sync_dir, "run-abc.wandb").touch()
+    assert would_upload(start.where(run, "")) == 2
+
+
 # -- with a server ----------------------------------------------------------------------------
 
 
 @pytest.fixture
 def online(monkeypatch):
     """W&B as in a new process with a key; it reads its environment once."""
-    sys.modules["wandb"].teardown()
+    import wandb
+
+    wandb.teardown()
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     yield monkeypatch
-    sys.modules["wandb"].teardown()
+    wandb.teardown()
+
+
+@pytest.fixture
+def chosen(online):
+    """Write what ``wandb offline`` and such leave in the working directory."""
+    settings = Path("wandb/settings").absolute()
+    settings.parent.mkdir(exist_ok=True)
+    yield settings.write_text
+    settings.unlink()
+
+
+def attempt(root: Path) -> tuple[Any, str]:
+    arguments = {"id": "abc", "dir": root, "project": None}
+    return start.open_run("online", root, arguments)
+
+
+def test_only_the_attempt_itself_is_removed(tmp_path, online, capsys):
+    def init(mode, **kwargs):
+        if mode == "offline":
+            return "a run"
+        for name in ("111111-abc", "111111-abcd", "111111-x-abc"):
+            (tmp_path / f"wandb/run-20260101_{name}").mkdir(parents=True)
+        raise TimeoutError("no answer")
+
+    online.setattr("wandb.init", init)
+    assert attempt(tmp_path) == ("a run", "could not connect: no answer")
+    left = {path.name[20:] for path in tmp_path.glob("wandb/run-*")}
+    assert left == {"abcd", "x-abc"}
+    assert capsys.readouterr().out == ""
+
+
+def test_at_a_terminal_a_connection_that_begins_is_said(tmp_path, online, capsys):
+    online.setattr("wandb.init", lambda **kwargs: "a run")
+    online.setattr(sys.stdout, "isatty", lambda: True)
+    assert attempt(tmp_path) == ("a run", "")
+    assert capsys.readouterr().out == "W&B: connecting...\n"
+
+
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_online_counts_more_than_what_was_once_chosen(tmp_path, chosen, online, mode):
+    chosen(f"[default]\nmode = {mode}\n")
+    online.setattr("wandb.init", lambda mode, **kwargs: mode)
+    assert attempt(tmp_path) == ("online", "")
+
+
+def test_what_wandb_offline_chose_is_followed_and_said(tmp_path, chosen, capsys):
+    chosen("[default]\nmode = offline\n")
+    fit(WandB(tmp_path / "run"))
+    said = "W&B: offline (`wandb offline` chose it); to upload it: wandb sync "
+    assert said in capsys.readouterr().out
+    assert len(pieces(tmp_path / "run")) == 1
+
+
+def test_what_wandb_disabled_chose_leaves_no_trace(tmp_path, chosen, capfd):
+    chosen("[default]\nmode = disabled\n")
+    fit(WandB(tmp_path / "run"))
+    assert "W&B" not in "".join(capfd.readouterr())
+    assert not (tmp_path / "run/wandb").exists()
+
+
+def test_without_options_the_environment_and_wandb_init_say_what_a_run_is(tmp_path, chosen, online):
+    chosen("[default]\nproject = theirs\n")
+    online.setenv("WANDB_JOB_TYPE", "search")
+    fit(WandB(tmp_path / "run", "offline"))
+    run = the_run(records(pieces(tmp_path / "run")[0]))
+    assert (run["project"], run["job_type"]) == ("theirs", "search")
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -516,8 +684,10 @@ def server(online):
         thread.join()
 
 
-def test_online_the_server_gets_the_run_and_its_rows(tmp_path, server, capsys):
+def test_online_the_server_gets_the_run_and_its_rows(tmp_path, server, online, capsys):
+    online.setenv("HOME", str(tmp_path / "home"))
     fit(WandB(tmp_path / "run"), 8)  # a key is there: online
+    assert not list((tmp_path / "home").rglob("*.log"))
     run_id = (tmp_path / "run/wandb/run-id").read_text().split()[0]
     address = f"http://127.0.0.1:{server.server_port}/me/imgsynth/runs/{run_id}"
     assert f"W&B: {address}\n" in capsys.readouterr().out
@@ -539,14 +709,35 @@ def test_a_server_that_stops_answering_does_not_hold_up_the_end(
     tmp_path, server, monkeypatch, capsys
 ):
     class HangsUp(Callback):
-        def on_train_end(self, *args):
+        def on_fit_end(self, *args):  # after the checkpoint was uploaded
             server.hangs.set()
 
-    monkeypatch.setattr(module, "_FINISH_SECONDS", 1)
+    monkeypatch.setattr(start, "FINISH_SECONDS", 1)
     assert fit(WandB(tmp_path / "run"), callbacks=(HangsUp(),)).images_seen == 8
     (piece,) = (tmp_path / "run/wandb").glob("run-2*")
-    said = f"the end was not uploaded; later: wandb sync {piece}."
-    assert f"W&B: Timed out finishing run: {said}" in capsys.readouterr().err
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("W&B: Timed out finishing run: the end was not uploaded; later: ")
+    assert said.endswith(f": wandb sync --include-online {piece}")
+    assert would_upload(said) == 1
+
+
+def test_an_interrupt_while_it_connects_ends_it_soon_and_leaves_nothing(tmp_path, server):
+    server.hangs.set()
+    main = threading.main_thread().ident
+
+    def interrupt():
+        while not server.received:
+            time.sleep(0.02)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        attempt(tmp_path)
+    thread.join()
+    assert time.monotonic() - began < 10  # its own limit is 20 s
+    assert not list(tmp_path.glob("wandb/*run-2*"))
 
 
 # -- checkpoints ------------------------------------------------------------------------------
