@@ -48,9 +48,8 @@ class PlayerDDP(DDPStrategy):
     def configure_ddp(self) -> None:
         """Start from the first device's parameters and buffers; the module is not wrapped."""
         assert isinstance(self.model, nn.Module)
-        with torch.no_grad():
-            for tensor in [*self.model.parameters(), *self.model.buffers()]:
-                distributed.broadcast(tensor, 0)
+        for tensor in [*self.model.parameters(), *self.model.buffers()]:
+            _broadcast(tensor.detach())
 
     def optimizer_step(
         self,
@@ -67,6 +66,17 @@ class PlayerDDP(DDPStrategy):
         return super().optimizer_step(optimizer, closure, model, **kwargs)
 
 
+def _broadcast(tensor: Tensor) -> None:
+    """Give a tensor the first device's values; backends write past one that is not dense."""
+    dense = tensor.contiguous()
+    distributed.broadcast(dense, 0)
+    if dense.data_ptr() == tensor.data_ptr():
+        return
+    # Places of an expanded tensor share memory, which is written once.
+    once = tuple(slice(0, 1) if step == 0 else slice(None) for step in tensor.stride())
+    tensor[once].copy_(dense[once])
+
+
 @torch.no_grad()
 def average_gradients(parameters: list[Tensor]) -> None:
     """Replace the gradients of some parameters by their means over all devices.
@@ -80,7 +90,7 @@ def average_gradients(parameters: list[Tensor]) -> None:
     """
     by_dtype: dict[torch.dtype, list[Tensor]] = {}
     for parameter in parameters:
-        if parameter.requires_grad:
+        if parameter.requires_grad and parameter.numel():
             by_dtype.setdefault(parameter.dtype, []).append(parameter)
     for group in by_dtype.values():
         _average(group)
@@ -97,13 +107,16 @@ def _average(parameters: list[Tensor]) -> None:
         ]
     )
     parts = torch.split(flat, [p.numel() for p in parameters])
-    torch._foreach_add_([part[:1] for part, is_ in zip(parts, present, strict=True) if is_], 0.0)
     flat.div_(distributed.get_world_size())  # before the sum, which could overflow in fp16
+    if any(present):
+        heads = [part[:1] for part, is_ in zip(parts, present, strict=True) if is_]
+        torch._foreach_add_(heads, 0.0)  # makes +0.0 of -0.0
     distributed.all_reduce(flat)
-    torch._foreach_copy_(
-        [p.grad for p in parameters if p.grad is not None],
-        [part.view_as(p) for p, part in zip(parameters, parts, strict=True) if p.grad is not None],
-    )
+    if any(present):
+        torch._foreach_copy_(
+            [p.grad for p in parameters if p.grad is not None],
+            [t.view_as(p) for p, t in zip(parameters, parts, strict=True) if p.grad is not None],
+        )
     for parameter, part in zip(parameters, parts, strict=True):
         # Waits for the device, but only where a gradient is absent.
         if parameter.grad is None and not (part[0] == 0 and part[0].signbit()):
@@ -133,6 +146,8 @@ def adopt(strategy: Strategy, method: str, *, automatic: bool) -> None:
             "sync_batchnorm=True needs GPUs: torch synchronises batch normalisation only there. "
             "Leave it out; statistics are averaged over the devices before checkpoints."
         )
+    if automatic and type(strategy) is PlayerDDP:  # of a Trainer that fitted another method before
+        strategy.__class__ = DDPStrategy  # type: ignore[assignment]
     if automatic or type(strategy) is not DDPStrategy:
         return
     options = strategy._ddp_kwargs

@@ -6,6 +6,7 @@ draws the random numbers that the ranks would have drawn.
 
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.data import DataLoader
 
 from imgsynth import losses, seeding
 from imgsynth.augment import RandomTranslation
@@ -245,6 +247,55 @@ def _stopped(make: Callable[..., Method], folder: Path) -> dict[str, Any]:
     states = (after.state_dict(), whole.state_dict())
     same = all(torch.equal(states[0][key], states[1][key]) for key in states[1])
     return {"signal": stop.signal, "updates": (before, after.updates), "same": same}
+
+
+def ends() -> dict[str, Any]:
+    """Signals and loaders that could make the ranks part at the end of a run."""
+    quiet()
+    make = METHODS["GAN"]
+    folder = Path(tempfile.mkdtemp())
+    torch.manual_seed(5)
+    method, stop = make(), GracefulStop()
+    # 54 updates an epoch: the signal comes after the ranks agreed for the last time
+    late = trainer(
+        -1, RANKS, callbacks=[stop, Meets("signal", 1, 54), Samples()], default_root_dir=folder
+    )
+    late.fit_loop.max_epochs = 1
+    late.fit(method, Digits(batch_size=BATCH, seed=3))
+    seen: dict[str, Any] = {"late": {"signal": stop.signal, "updates": method.updates}}
+    images = 20 + torch.distributed.get_rank()
+    uneven = [
+        {"image": torch.zeros(n, 1, 8, 8), "label": torch.zeros(n).long()} for n in [8, images]
+    ]
+    try:
+        trainer(2, RANKS, callbacks=[Checkpoint(every="1M")], default_root_dir=folder / "b").fit(
+            make(), DataLoader(uneven, batch_size=None)
+        )
+    except ValueError as error:
+        seen["uneven"] = str(error)
+    seen["half"] = _half_means(folder)
+    return seen
+
+
+def _half_means(folder: Path) -> dict[str, float]:
+    """Report a window of bf16-true that is longer than bfloat16 can count."""
+    method = METHODS["GAN"]()
+    fit = trainer(300, RANKS, precision="bf16-true", default_root_dir=folder)
+    fit.log_every_n_steps = 299
+    own: dict[str, float] = {}
+    share = method._share_window
+
+    def watched() -> None:
+        if method.updates == 299:
+            own.update(method.meter.means())
+        share()
+
+    method._share_window = watched
+    fit.fit(method, Digits(batch_size=BATCH, seed=3))
+    return {
+        "own": own["train/discriminator/real"],
+        "all": method.latest["train/discriminator/real"],
+    }
 
 
 def _late(make: Callable[..., Method], folder: Path) -> list[str]:

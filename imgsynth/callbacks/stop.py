@@ -15,14 +15,15 @@ from imgsynth.callbacks.base import method_of
 from imgsynth.callbacks.checkpoint import how_to_continue
 
 _SIGNALS = (signals.SIGINT, signals.SIGTERM)
+_MOST_UPDATES = 10
 
 
 class GracefulStop(Callback):
     """Stop after the present update on the first Ctrl-C or SIGTERM; a further Ctrl-C aborts.
 
     :class:`Checkpoint` saves at that boundary, and ``fit`` returns as usual. On several devices
-    the ranks agree at the logging cadence. Handlers are in place while training runs, and only
-    in the main thread.
+    the ranks agree every 10 updates, or more often if they report more often. Handlers are in
+    place while training runs, and only in the main thread.
 
     Attributes:
         signal: The signal that stopped the run; None if none did. A command line exits with
@@ -36,12 +37,14 @@ class GracefulStop(Callback):
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._received = 0  # by this process; what all agree on is the signal
         self._speaks = True
         self._before: dict[int, Callable[..., Any] | int | None] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put our handlers in the place of Python's and Lightning's."""
         self.signal = None
+        self._received = 0
         self._speaks = trainer.is_global_zero
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signals.getsignal(number) for number in _SIGNALS}
@@ -49,8 +52,8 @@ class GracefulStop(Callback):
                 signals.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is None:
-            self.signal = number
+        if not self._received:
+            self._received = number
             if number == signals.SIGINT and self._speaks:
                 _say("\nStopping after this update; Ctrl-C once more aborts at once.")
         elif number == signals.SIGINT:
@@ -65,25 +68,32 @@ class GracefulStop(Callback):
         batch_idx: int,
     ) -> None:
         """Stop if a signal came, to this rank or another."""
+        method = method_of(pl_module)
+        received = self._received
         if trainer.world_size > 1:
-            method = method_of(pl_module)
-            if method.updates % method.log_every:
+            if method.updates % min(method.log_every, _MOST_UPDATES):
                 return
-            received = torch.tensor(self.signal or 0, device=method.device)
-            self.signal = int(trainer.strategy.reduce(received, reduce_op="max")) or None
-        if self.signal is not None:
+            flag = torch.tensor(received, device=method.device)
+            received = int(trainer.strategy.reduce(flag, reduce_op="max"))
+        if received:
+            self.signal = received
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say how to go on."""
-        self._restore()
         if self.signal is not None and trainer.is_global_zero and not _reached_end(trainer):
             _say(f"Stopped; {how_to_continue(trainer)}")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Put the handlers back; not before, as Lightning's own waits for all other devices."""
+        self._restore()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Put the handlers back."""
+        if isinstance(exception, KeyboardInterrupt):
+            self.signal = signals.SIGINT
         self._restore()
 
     def _restore(self) -> None:

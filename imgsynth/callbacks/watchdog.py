@@ -61,22 +61,23 @@ class Watchdog(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin to watch, as soon as the processes know each other."""
-        address = os.environ.get("MASTER_ADDR")
-        if stage != "fit" or trainer.world_size == 1 or address is None or self._thread:
+        address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
+        if stage != "fit" or trainer.world_size == 1 or self._thread or not (address and port):
             return
+        self.verdict = None
         self._trainer = trainer
         self._rank, self._ranks = trainer.global_rank, trainer.world_size
         self._children: list[Any] = []
         self._store = TCPStore(  # a connection of its own: the other one may wait
             address,
-            int(os.environ["MASTER_PORT"]),
+            int(port),
             is_master=False,
             wait_for_workers=False,
             timeout=timedelta(seconds=self.timeout),
         )
         self._key = f"imgsynth/{trainer.strategy.broadcast(time.time_ns())}"
         self._heard = ""
-        self._beats: dict[int, tuple[bytes, float]] = {}
+        self._beats: dict[int, tuple[bytes, int]] = {}
         self._take_over_from_lightning()
         self._done = threading.Event()  # not in the constructor: ddp_spawn pickles
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -104,10 +105,14 @@ class Watchdog(Callback):
     def _look(self) -> tuple[str, bool]:
         """Give and look for signs of life; return what is wrong, and whether to tell."""
         self._store.set(f"{self._key}/beat/{self._rank}", str(time.monotonic_ns()))
-        self._heard = self._told()
-        if self._heard:
-            self._store.add(f"{self._key}/hearers", 1)
-            return self._heard, False
+        told = self._told()
+        if told.startswith(f"{self._rank}: "):  # by this process itself
+            return "", False
+        if told:
+            if not self._heard:
+                self._store.add(f"{self._key}/hearers", 1)
+            self._heard = told
+            return told, False
         lost = self._lost_child() or self._silent()
         return lost, bool(lost) and self._tell(lost)
 
@@ -131,13 +136,13 @@ class Watchdog(Callback):
 
     def _silent(self) -> str:
         """Name a process that has not changed its sign of life for too long."""
-        now = time.monotonic()
         for rank in range(1, self._ranks) if self._rank == 0 else [0]:
             key = f"{self._key}/beat/{rank}"
             beat = self._store.get(key) if self._store.check([key]) else b""
-            last, since = self._beats.get(rank, (b"", now))
-            self._beats[rank] = (beat, since if beat == last else now)
-            if now - self._beats[rank][1] > self.timeout:
+            last, looks = self._beats.get(rank, (b"", 0))
+            looks = looks + 1 if beat == last else 0
+            self._beats[rank] = (beat, looks)
+            if looks * _PERIOD > self.timeout:  # by looks: this process may have been suspended too
                 who = f"process {rank} of {self._ranks}"
                 return f"{who} gave no sign of life for {self.timeout:g} s"
         return ""
@@ -159,7 +164,9 @@ class Watchdog(Callback):
             self._end()
             return
         consequence = isinstance(exception, distributed.DistError) or (
-            isinstance(exception, RuntimeError) and bool(_LOST.search(str(exception)))
+            isinstance(exception, RuntimeError)
+            and _LOST.search(str(exception)) is not None
+            and "DataLoader" not in str(exception)  # its workers time out too
         )
         failure = self._lost_soon() if consequence else f"{type(exception).__name__}: {exception}"
         try:
@@ -201,6 +208,26 @@ class Watchdog(Callback):
             self._done.set()
             self._thread.join()
         self._thread = None
+
+
+def leave_with_parent(patience: float = 20.0) -> None:
+    """End this process some seconds after the one that started it, if nothing else does.
+
+    For processes that Lightning starts: when the first one dies before they know each other, they
+    would wait for it for half an hour.
+
+    Args:
+        patience: Seconds from the parent's end to this one's.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PERIOD)
+        time.sleep(patience)
+        os._exit(_EXIT_CODE)
+
+    threading.Thread(target=watch, name="orphan", daemon=True).start()
 
 
 def _say(text: str) -> None:

@@ -103,6 +103,12 @@ def is_helper() -> bool:
     return any(os.environ.get(rank, "0") != "0" for rank in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
+def was_started_by_lightning() -> bool:
+    """Say whether this is a process that the first one of a run started for another device."""
+    launchers = {"TORCHELASTIC_RUN_ID", "SLURM_PROCID"}
+    return os.environ.get("LOCAL_RANK", "0") != "0" and not launchers & set(os.environ)
+
+
 def is_taken(folder: Path) -> bool:
     """Say whether a folder holds more than what a run leaves that failed before it began."""
     if not folder.exists():

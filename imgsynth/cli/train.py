@@ -18,6 +18,7 @@ from imgsynth.callbacks import (
     Watchdog,
     quiet,
 )
+from imgsynth.callbacks.watchdog import leave_with_parent
 from imgsynth.cli import parser, runs
 from imgsynth.cli.errors import EXIT_CODE, UsageError
 from imgsynth.loggers import Record, WandB
@@ -41,6 +42,8 @@ def train(config: dict[str, Any], folder: Path, checkpoint: Path | None, profile
     """
     if profile:
         _check_profiler(config["trainer"])
+    if runs.was_started_by_lightning():
+        leave_with_parent()
     quiet()
     if config["threads"] is not None:
         torch.set_num_threads(config["threads"])

@@ -106,7 +106,8 @@ class Method(Described, LightningModule):
         """Add the counters, the open window and how the method was built, as plain data."""
         if self._live is not None:
             raise RuntimeError("A checkpoint saved inside ema_weights() would lose the live ones.")
-        self.synchronise()  # in place, so that the weights collected before are the averaged ones
+        if not self.trainer.interrupted:  # else other devices may have ended
+            self.synchronise()  # in place: the weights were collected before
         checkpoint["imgsynth"] = {
             "method": self.describe(),
             "seed": self.seed,
@@ -271,8 +272,15 @@ class Method(Described, LightningModule):
         """Give each rank the mean window; a term may be absent on some."""
         if self._world_size == 1:
             return
-        keys: list[Any] = [None] * self._world_size
-        torch.distributed.all_gather_object(keys, self.meter.keys)
+        told: list[Any] = [None] * self._world_size
+        torch.distributed.all_gather_object(told, (self.images_seen, self.meter.keys))
+        counts, keys = zip(*told, strict=True)
+        if len(set(counts)) > 1:
+            raise ValueError(
+                f"The devices had batches of different sizes: by their counts {counts} images are "
+                "seen. Use a loader that gives each device as many images (drop_last=True), or a "
+                "datamodule of imgsynth."
+            )
         if any(keys):
             union = dict.fromkeys(key for of_rank in keys for key in of_rank)
             flat = self.meter.flat(union, self.device)

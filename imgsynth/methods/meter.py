@@ -69,10 +69,9 @@ class Meter:
         """Return the sums and the weight of each window as one vector; zeros for one not there."""
         parts = []
         for key in keys:
-            sums, weight = self._windows.get(
-                key, ([torch.zeros((), device=device)] * len(key[1:]), [0.0])
-            )
-            parts += [*sums, torch.full((), weight[0], device=device)]
+            zero = torch.zeros((), dtype=torch.float32, device=device)
+            sums, weight = self._windows.get(key, ([zero] * len(key[1:]), [0.0]))
+            parts += [*sums, zero + weight[0]]
         return torch.stack(parts)
 
     def restore(self, keys: Iterable[tuple[str, ...]], flat: Tensor) -> None:

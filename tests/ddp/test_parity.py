@@ -74,6 +74,18 @@ def test_the_clock_of_the_first_rank_decides_when_to_save(faults, name):
         assert rank[name]["minute"] == expected
 
 
+def test_ranks_do_not_part_at_the_end_of_a_run(tmp_path):
+    ranks = together(tmp_path, parity.ends)
+    for rank in ranks:
+        assert rank["late"] == {"signal": None, "updates": 54}  # too late: the run was over
+        assert "by their counts (56, 58) images" in rank["uneven"]
+    halves = [rank["half"] for rank in ranks]
+    assert halves[0]["own"] != halves[1]["own"]
+    for half in halves:
+        mean = sum(h["own"] for h in halves) / 2
+        assert half["all"] == pytest.approx(mean, rel=1e-5)
+
+
 def test_statistics_of_batch_norm_agree_after_saves_and_in_evaluations(ranks, tmp_path):
     first, second = together(tmp_path, parity.with_batch_norm, str(tmp_path))
     for moment in ("evaluated", "saved"):
