@@ -1,5 +1,6 @@
 """When a run fails on one device, it ends on all of them, with one message."""
 
+import contextlib
 import os
 import re
 import signal
@@ -169,11 +170,11 @@ class Watchdog(Callback):
             and "DataLoader" not in str(exception)  # its workers time out too
         )
         failure = self._lost_soon() if consequence else f"{type(exception).__name__}: {exception}"
-        try:
+        first = True
+        with contextlib.suppress(RuntimeError, distributed.DistError):  # nobody left to talk to
             first = self._tell(failure)
-            self._wait_until_heard()
-        except (RuntimeError, distributed.DistError):  # nobody left to talk to
-            first = True
+            if first:
+                self._wait_until_heard()
         if not first:
             self.verdict = ""
         elif consequence:
