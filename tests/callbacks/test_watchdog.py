@@ -1,10 +1,14 @@
+import os
 import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
+from ranks import context
 
 from imgsynth.callbacks import Watchdog
-from imgsynth.callbacks.watchdog import _LOST
+from imgsynth.callbacks.watchdog import _LOST, leave_with_parent
 
 
 @pytest.mark.parametrize("timeout", [0, -1])
@@ -54,3 +58,57 @@ def test_what_torch_raises_when_a_process_is_gone_is_such_an_error():
     with pytest.raises((torch.distributed.DistError, RuntimeError)) as caught:
         [client.get("key") for _ in range(100) if client.set("key", "value") is None]
     assert isinstance(caught.value, torch.distributed.DistError) or _LOST.search(str(caught.value))
+
+
+class Store:
+    """What the watchdog needs of a store."""
+
+    def __init__(self):
+        self.values = {}
+
+    def check(self, keys):
+        return all(key in self.values for key in keys)
+
+    def get(self, key):
+        return self.values[key]
+
+
+def test_a_process_is_lost_after_so_many_looks_whatever_the_clock_says(monkeypatch):
+    watchdog = Watchdog(timeout=3)
+    watchdog._store, watchdog._key, watchdog._beats = Store(), "run", {}
+    watchdog._rank, watchdog._ranks = 0, 3
+    watchdog._store.values = {"run/beat/1": b"1", "run/beat/2": b"1"}
+    for look in range(3):
+        watchdog._store.values["run/beat/2"] = str(look).encode()
+        assert watchdog._silent() == ""
+        monkeypatch.setattr("time.monotonic", lambda: 1e9)  # suspended for years
+    watchdog._store.values["run/beat/2"] = b"alive"
+    assert watchdog._silent() == ""
+    watchdog._store.values["run/beat/2"] = b"still alive"
+    assert watchdog._silent() == "process 1 of 3 gave no sign of life for 3 s"
+
+
+def _orphan(path):
+    if os.fork():
+        while not path.exists():
+            time.sleep(0.01)
+        os._exit(0)
+    leave_with_parent(patience=0.1)
+    path.write_text(str(os.getpid()))
+    time.sleep(60)
+    os._exit(0)
+
+
+def test_a_helper_leaves_when_its_parent_is_gone(tmp_path):
+    process = context.Process(target=_orphan, args=(tmp_path / "pid",))
+    process.start()
+    process.join(30)
+    status = Path("/proc", (tmp_path / "pid").read_text(), "status")
+
+    def lives():  # ended, it may wait for somebody to collect it
+        return status.exists() and "State:\tZ" not in status.read_text()
+
+    deadline = time.monotonic() + 20
+    while lives() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not lives()
