@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import Trainer
 from overhead import WARM_UP, Endless, Stopwatch, networks, rounds, spread
 
+from imgsynth.callbacks import quiet
 from imgsynth.methods import GAN
 
 GOAL = 0.60
@@ -33,6 +34,7 @@ def step(precision: str, size: int, loader: Endless, steps: int) -> float:
 
 def main() -> None:
     """Print the comparison."""
+    quiet()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=6, help="steps a round")

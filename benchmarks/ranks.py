@@ -23,6 +23,7 @@ from torch import distributed, multiprocessing
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from imgsynth.callbacks import quiet
 from imgsynth.methods import GAN
 from imgsynth.strategies import PlayerDDP
 
@@ -65,6 +66,7 @@ def fit(strategy: Strategy, size: int, loader: Endless, steps: int, callback: Ca
 
 def compare(rank: int, folder: str, options: argparse.Namespace) -> None:
     """One of the processes: time both strategies in turn; the first prints."""
+    quiet()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE=str(RANKS))
