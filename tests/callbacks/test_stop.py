@@ -168,3 +168,17 @@ def test_a_signal_in_the_last_update_leaves_the_last_sheet_drawn(gan, data, trai
     samples = Samples(every=1000, gif=False)
     fit(gan, data, trainer, tmp_path, GracefulStop(), Send(1, signal.SIGTERM), samples, length=8)
     assert (tmp_path / "samples" / "000000000008.png").exists()
+
+
+def test_a_signal_while_the_run_ends_is_not_left_to_lightning(gan, data, trainer, tmp_path):
+    """Its handler waits for the other devices, which may wait for this one."""
+
+    class Late(Callback):
+        def on_train_end(self, trainer, pl_module):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stop = GracefulStop()
+    run = trainer(tmp_path, stop, Late(), Length(8))
+    run.fit(gan(), data())
+    assert not run._signal_connector.received_sigterm
+    assert stop.signal is None  # it came too late to stop anything

@@ -2,6 +2,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -112,3 +113,12 @@ def test_a_helper_leaves_when_its_parent_is_gone(tmp_path):
     while lives() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not lives()
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_only_training_is_watched(monkeypatch, stage):
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    watchdog = Watchdog()
+    watchdog.setup(SimpleNamespace(world_size=2), None, stage)
+    assert watchdog._thread is None
