@@ -1,4 +1,5 @@
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,9 +37,14 @@ def _process_as_it_was() -> Iterator[None]:
 
 
 def _restored() -> Iterator[None]:
-    """The command line sets a seed for its process, and makes its directory importable."""
+    """The command line sets a seed for its process, and makes its directory importable.
+
+    Lightning ignores Ctrl-C for good once it was interrupted before training.
+    """
     environment, path = dict(os.environ), list(sys.path)
+    interrupt = signal.getsignal(signal.SIGINT)
     yield
+    signal.signal(signal.SIGINT, interrupt)
     os.environ.clear()
     os.environ.update(environment)
     sys.path[:] = path
