@@ -43,7 +43,8 @@ def from_uint8(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         raise ValueError(f"from_uint8 makes a float type, got dtype={dtype}.")
     largest = torch.iinfo(images.dtype).max
     working = torch.promote_types(dtype, torch.float32)
-    return images.to(working).mul_(2).sub_(largest).div_(largest).to(dtype)
+    half = largest / 2  # n - half is exact, so that only the division rounds
+    return images.to(working).sub_(half).div_(half).to(dtype)
 
 
 def to_uint8(images: Tensor) -> Tensor:

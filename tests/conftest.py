@@ -12,6 +12,12 @@ torch.set_num_threads(1)
 os.environ["WANDB_MODE"] = "disabled"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_tests(tmp_path_factory):
+    """Keep decoded images away from the developer's own."""
+    os.environ["IMGSYNTH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def digits():
     """Real handwritten digits, 8x8."""

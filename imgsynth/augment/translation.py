@@ -44,9 +44,14 @@ class RandomTranslation(Described, nn.Module):
         num, channels, height, width = images.shape
         reach = self.max_shift
         offsets = torch.randint(0, 2 * reach + 1, (2, num, 1), device=images.device)
+        padded = F.pad(images, [reach] * 4, value=self.fill)
+        if not (images.requires_grad and torch.is_grad_enabled()):
+            # Faster than what follows by up to a quarter, but its gradient is many times as slow.
+            windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+            place = torch.arange(num, device=images.device)
+            return windows[place, :, offsets[0, :, 0], offsets[1, :, 0]].contiguous()
         rows = offsets[0] + torch.arange(height, device=images.device)
         columns = offsets[1] + torch.arange(width, device=images.device)
         index = rows[:, :, None] * (width + 2 * reach) + columns[:, None, :]
         index = index.reshape(num, 1, -1).expand(-1, channels, -1)
-        padded = F.pad(images, [reach] * 4, value=self.fill)
         return padded.flatten(2).gather(2, index).view(images.shape)

@@ -6,27 +6,29 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from imgsynth.data.loader import ImageLoader, OrderedLoader, TensorSource, select
+from imgsynth.data import checks
+from imgsynth.data.loader import ImageLoader, OrderedLoader
+from imgsynth.data.source import Hashes, TensorSource
 from imgsynth.describe import Described
 from imgsynth.images import from_uint8
+from imgsynth.seeding import generator, seed_default_generators
 from imgsynth.types import Batch
 
-Split = tuple[Tensor, Tensor | None]
+Split: TypeAlias = tuple[Tensor, Tensor | None]
 """Images ``(N, C, H, W)`` in the source's dtype, and labels ``(N,)`` or None."""
-
-_DTYPES = (torch.uint8, torch.uint16)
 
 
 class ImageDataModule(Described, LightningDataModule, ABC):
-    """A data set that fits into memory: one tensor a split, in the source's dtype.
+    """A data set: one tensor a split, in the source's dtype, in memory or in a file.
 
     Subclasses say what they hold (:meth:`load_split`); this class checks it, serves it in
     batches, and answers what the rest of the package asks. Batches are dicts with ``image`` and,
@@ -43,6 +45,10 @@ class ImageDataModule(Described, LightningDataModule, ABC):
         device_resident: Keep the training images on the training device. None does so if they
             take at most a quarter of its free memory.
         train_indices: Train on these images of the training split only; see :meth:`subset`.
+        limit: Train on at most this many of them; see :meth:`limit`.
+        transforms: What happens to training images (and to no others), one module after the
+            other, on the device: float ``(B, C, H, W)`` in [-1, 1] in and out. Random ones draw
+            from torch's default generators, which are seeded for each batch.
 
     Raises:
         ValueError: If a number is out of range.
@@ -77,6 +83,8 @@ class ImageDataModule(Described, LightningDataModule, ABC):
         seed: int | None = None,
         device_resident: bool | None = None,
         train_indices: Sequence[int] | None = None,
+        limit: int | None = None,
+        transforms: Sequence[nn.Module] | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -88,18 +96,24 @@ class ImageDataModule(Described, LightningDataModule, ABC):
                 f"device_resident=True needs no worker processes, got num_workers={num_workers}; "
                 "set num_workers to 0 or leave device_resident out."
             )
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit must be at least 1, got {limit}.")
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
         self.device_resident = device_resident
         self.train_indices = None if train_indices is None else [int(i) for i in train_indices]
-        self._loaded: dict[str, Split] = {}
+        self.num_limit = limit
+        self.transforms = list(transforms or ())
+        self._loaded: dict[str, TensorSource] = {}
+        self._places: Tensor | None = None  # of the training images, in the whole split
         self._num_classes = 0
         self._train_loader: ImageLoader | None = None
         self._resume_state: dict[str, Any] | None = None
+        self._earlier = np.empty(0, np.uint64)
 
     @abstractmethod
-    def load_split(self, split: str) -> Split:
+    def load_split(self, split: str) -> Split | TensorSource:
         """Read one split.
 
         Args:
@@ -107,7 +121,8 @@ class ImageDataModule(Described, LightningDataModule, ABC):
 
         Returns:
             Images ``(N, C, H, W)``, uint8 or uint16, in a fixed order; and their labels, whole
-            numbers ``(N,)`` from 0, or None.
+            numbers ``(N,)`` from 0, or None. Or both as a source, where the images are rows of a
+            larger tensor, or in a file.
         """
 
     def setup(self, stage: str | None = None) -> None:
@@ -119,40 +134,49 @@ class ImageDataModule(Described, LightningDataModule, ABC):
         if self._loaded:
             return
         train = self._checked("train")
-        num_classes = _count_classes(train[1], self.names, f"{type(self).__name__}, split 'train'")
+        where = f"{type(self).__name__}, split 'train'"
+        num_classes = checks.count_classes(train.labels, self.names, where)
         loaded = {"train": train}
         for split in self.splits:
             if split != "train":
                 loaded[split] = self._checked(split)
             where = f"{type(self).__name__}, split {split!r}"
-            _check_alike(loaded[split], train, where)
-            _check_label_range(loaded[split][1], num_classes, bool(self.names), where)
+            checks.check_alike(loaded[split], train, where)
+            checks.check_label_range(loaded[split].labels, num_classes, bool(self.names), where)
         self._num_classes = num_classes
-        if self.train_indices is not None:
-            loaded["train"] = self._only(self.train_indices, train)
         self._loaded = loaded
+        if self.train_indices is not None:
+            self._train_on(self._places_of(self.train_indices))
+        if self.num_limit is not None:
+            self._train_on(_shares(loaded["train"], self.num_limit))
 
-    def _checked(self, split: str) -> Split:
-        images, labels = self.load_split(split)
+    def _checked(self, split: str) -> TensorSource:
+        read = self.load_split(split)
         where = f"{type(self).__name__}, split {split!r}"
-        _check_images(images, where)
-        if labels is not None:
-            _check_labels(labels, len(images), where)
-            labels = labels.to(torch.int64)
-        return images.contiguous(), labels
+        if not isinstance(read, TensorSource):
+            checks.check_images(read[0], where)
+            read = TensorSource(read[0].contiguous(), read[1])
+        if read.labels is not None:
+            checks.check_labels(read.labels, len(read), where)
+            read.labels = read.labels.to(torch.int64)
+        return read
 
-    def _only(self, indices: list[int], split: Split) -> Split:
-        images, labels = split
-        if not indices or min(indices) < 0 or max(indices) >= len(images):
+    def _train_on(self, places: Tensor) -> None:
+        """Keep these of the present training images only."""
+        self._loaded["train"] = self._loaded["train"].at(places)
+        self._places = places if self._places is None else self._places[places]
+
+    def _places_of(self, indices: list[int]) -> Tensor:
+        num = len(self._loaded["train"])
+        if not indices or min(indices) < 0 or max(indices) >= num:
             span = f"{min(indices)} to {max(indices)}" if indices else "none"
             raise ValueError(
-                f"{type(self).__name__}: expected at least one index from 0 to {len(images) - 1} "
-                f"(the training split has {len(images):,} images), got {span}."
+                f"{type(self).__name__}: expected at least one index from 0 to {num - 1} "
+                f"(the training split has {num:,} images), got {span}."
             )
-        chosen = torch.tensor(indices)
-        return select(images, chosen), None if labels is None else labels.index_select(0, chosen)
+        return torch.tensor(indices)
 
-    def _split(self, split: str) -> Split:
+    def _split(self, split: str) -> TensorSource:
         if split not in self.splits:
             raise ValueError(
                 f"{type(self).__name__} has the splits {', '.join(self.splits)}; got {split!r}."
@@ -165,7 +189,7 @@ class ImageDataModule(Described, LightningDataModule, ABC):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width."""
-        channels, height, width = self._split("train")[0].shape[1:]
+        channels, height, width = self._split("train").images.shape[1:]
         return channels, height, width
 
     @property
@@ -185,14 +209,14 @@ class ImageDataModule(Described, LightningDataModule, ABC):
     @property
     def class_counts(self) -> tuple[int, ...]:
         """The number of training images of each class; empty if the data has no labels."""
-        labels = self._split("train")[1]
+        labels = self._split("train").labels
         if labels is None:
             return ()
         return tuple(torch.bincount(labels, minlength=self.num_classes).tolist())
 
     def num_images(self, split: str = "train") -> int:
         """Return the number of images of a split."""
-        return len(self._split(split)[0])
+        return len(self._split(split))
 
     def reference(
         self, split: str, batch_size: int | None = None
@@ -210,11 +234,10 @@ class ImageDataModule(Described, LightningDataModule, ABC):
         Raises:
             ValueError: If there is no such split.
         """
-        images, labels = self._split(split)
-        size = batch_size or self.batch_size
-        for start in range(0, len(images), size):
-            part = slice(start, start + size)
-            yield images[part], None if labels is None else labels[part]
+        source = self._split(split)
+        for indices in torch.split(torch.arange(len(source)), batch_size or self.batch_size):
+            batch = source.fetch(indices)
+            yield batch["image"], batch.get("label")
 
     def subset(self, indices: Sequence[int] | Tensor) -> Self:
         """Return a datamodule of the same kind that trains on these images only.
@@ -227,36 +250,58 @@ class ImageDataModule(Described, LightningDataModule, ABC):
         Raises:
             ValueError: If there is none, or one is out of range.
         """
-        train = self._split("train")
-        chosen = [int(i) for i in indices]
+        self._split("train")
+        places = self._places_of([int(i) for i in indices])
+        other = self._copy()
+        other._train_on(places)
+        assert other._places is not None
+        other.train_indices, other.num_limit = other._places.tolist(), None
+        other._arguments = {**self._arguments, "train_indices": other.train_indices, "limit": None}
+        return other
+
+    def limit(self, num_images: int) -> Self:
+        """Return a datamodule of the same kind that trains on at most this many images.
+
+        Which ones does not depend on the run's seed. The shares of the classes stay, as nearly as
+        whole images allow, and the first 100 are among the first 1,000. The other splits stay.
+
+        Args:
+            num_images: How many, at least 1.
+
+        Raises:
+            ValueError: If it is less than 1.
+        """
+        if num_images < 1:
+            raise ValueError(f"limit must be at least 1, got {num_images}.")
+        places = _shares(self._split("train"), num_images)
+        other = self._copy()
+        other._train_on(places)
+        other.num_limit = num_images
+        other._arguments = {**self._arguments, "limit": num_images}
+        return other
+
+    def _copy(self) -> Self:
         other = copy.copy(self)
-        other._loaded = {**self._loaded, "train": self._only(chosen, train)}
-        before = self.train_indices
-        other.train_indices = chosen if before is None else [before[i] for i in chosen]
-        other._arguments = {**self._arguments, "train_indices": other.train_indices}
+        other._loaded = dict(self._loaded)
         other._train_loader = other._resume_state = other.trainer = None
         return other
 
-    def fingerprint(self, split: str) -> list[str]:
-        """Return a hash of each image's content, in order.
+    def fingerprint(self, split: str) -> Hashes:
+        """Return a hash of each image's content, uint64 ``(N,)``, in order.
 
-        BLAKE2b (16 bytes, hexadecimal) over dtype, shape and little-endian pixels: equal for
-        equal images, wherever and in whatever order they are stored.
+        See :func:`~imgsynth.data.source.hash_images`. A checkpoint holds those of the images it
+        was trained on, so that it can always be said which they were.
 
         Raises:
             ValueError: If there is no such split.
+
+        Example:
+            >>> from imgsynth.data import Digits
+            >>> data = Digits()
+            >>> np.isin(data.fingerprint("test"), data.fingerprint("train")).any()
+            np.False_
         """
-        images, _ = self._split(split)
-        head = f"{images.dtype} {tuple(images.shape[1:])}".encode()
-        pixels = images.numpy()
-        pixels = pixels.astype(pixels.dtype.newbyteorder("<"), copy=False)
-        start = hashlib.blake2b(head, digest_size=16)
-        hashes = []
-        for image in pixels:
-            digest = start.copy()
-            digest.update(image.data)
-            hashes.append(digest.hexdigest())
-        return hashes
+        return self._split(split).hashes()
 
     def fingerprint_of(self, split: str) -> str:
         """Return one hash of a whole split: its images, their order and their labels.
@@ -264,8 +309,8 @@ class ImageDataModule(Described, LightningDataModule, ABC):
         Raises:
             ValueError: If there is no such split.
         """
-        digest = hashlib.blake2b("".join(self.fingerprint(split)).encode(), digest_size=16)
-        labels = self._split(split)[1]
+        digest = hashlib.blake2b(self.fingerprint(split).astype("<u8").data, digest_size=16)
+        labels = self._split(split).labels
         if labels is not None:
             digest.update(labels.numpy().astype("<i8", copy=False).data)
         return digest.hexdigest()
@@ -277,7 +322,7 @@ class ImageDataModule(Described, LightningDataModule, ABC):
             ValueError: If a step needs more images than the split has, or if the trainer is set
                 to reload the loader (each epoch has a new order without that).
         """
-        images, labels = self._split("train")
+        source = self._split("train")
         rank, world_size, batches_per_step, seed = 0, 1, 1, self._run_seed()
         if self.trainer is not None:
             if every := getattr(self.trainer, "reload_dataloaders_every_n_epochs", 0):
@@ -288,9 +333,8 @@ class ImageDataModule(Described, LightningDataModule, ABC):
             rank, world_size = self.trainer.global_rank, self.trainer.world_size
             batches_per_step = getattr(self.trainer.lightning_module, "batches_per_step", 1)
             seed = self.trainer.strategy.broadcast(seed)
-        device = self._residence(images)
         self._train_loader = ImageLoader(
-            TensorSource(images.to(device), None if labels is None else labels.to(device)),
+            source.to(self._residence(source)),
             self.batch_size,
             batches_per_step=batches_per_step,
             seed=seed,
@@ -317,7 +361,7 @@ class ImageDataModule(Described, LightningDataModule, ABC):
         rank, world_size = 0, 1
         if self.trainer is not None:
             rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        source = TensorSource(*self._split(split))
+        source = self._split(split)
         return OrderedLoader(source, self.batch_size, rank=rank, world_size=world_size)
 
     def _run_seed(self) -> int:
@@ -330,9 +374,9 @@ class ImageDataModule(Described, LightningDataModule, ABC):
         from_environment = os.environ.get("PL_GLOBAL_SEED")
         return int(from_environment) if from_environment else torch.initial_seed()
 
-    def _residence(self, images: Tensor) -> torch.device:
+    def _residence(self, source: TensorSource) -> torch.device:
         """Decide where the training images are kept."""
-        here = images.device
+        here = source.device
         if self.trainer is None or self.num_workers or self.device_resident is False:
             return here
         device = self.trainer.strategy.root_device
@@ -341,13 +385,24 @@ class ImageDataModule(Described, LightningDataModule, ABC):
         if device.type != "cuda":
             return here
         free, _ = torch.cuda.mem_get_info(device)
-        return device if images.nbytes <= free / 4 else here
+        return device if source.nbytes <= free / 4 else here
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Turn the images, now on the device, into float in [-1, 1]."""
+        """Turn the images, now on the device, into float in [-1, 1]; transform training images."""
         module = None if self.trainer is None else self.trainer.lightning_module
         dtype = getattr(module, "dtype", torch.float32)  # another with precision="bf16-true"
-        return {k: from_uint8(v, dtype) if v.dtype in _DTYPES else v for k, v in batch.items()}
+        batch = {
+            k: from_uint8(v, dtype) if v.dtype in checks.DTYPES else v for k, v in batch.items()
+        }
+        loader = self._train_loader
+        if self.transforms and loader is not None and getattr(self.trainer, "training", False):
+            # The loader's place is the number of the batch, also when a run is resumed.
+            seed_default_generators(
+                loader.seed, "transforms", loader.rank, loader.epoch, loader.position
+            )
+            for transform in self.transforms:
+                batch["image"] = transform(batch["image"])
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
         """Return the training loader's place, for the checkpoint.
@@ -355,18 +410,56 @@ class ImageDataModule(Described, LightningDataModule, ABC):
         Lightning saves and restores the loader as well, but not if the checkpoint was written
         at the end of an epoch.
         """
-        return {} if self._train_loader is None else {"train": self._train_loader.state_dict()}
+        if self._train_loader is None:
+            return {}
+        # Signed, as torch has few operations for uint64.
+        current = torch.from_numpy(self.fingerprint("train").view(np.int64))
+        earlier = torch.from_numpy(self._earlier.view(np.int64))
+        place = self._train_loader.state_dict()
+        return {"train": place, "trained_on": current, "trained_on_earlier": earlier}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember the place for the loader that a resumed fit will ask for."""
-        if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            self._resume_state = state_dict.get("train")
+        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        self._resume_state = state_dict.get("train")
+        if "trained_on" in state_dict:
+            self._compare(state_dict["trained_on"], state_dict["trained_on_earlier"])
+
+    def _compare(self, trained_on: Tensor, earlier: Tensor) -> None:
+        """Warn if a resumed run goes on with other images, and keep what it saw before."""
+        before = trained_on.numpy().view(np.uint64)
+        now = self.fingerprint("train")
+        self._earlier = np.setdiff1d(np.concatenate([before, earlier.numpy().view(np.uint64)]), now)
+        if len(before) == len(now) and (num := int((before != now).sum())):
+            warnings.warn(
+                f"{num:,} of the {len(now):,} training images are not those that the checkpoint "
+                "was trained on: the run goes on with other images, not exactly where it was.",
+                stacklevel=2,
+            )
 
     def teardown(self, stage: str) -> None:
         """Free the worker processes and the device's memory after training."""
         if stage == "fit" and self._train_loader is not None:
             self._train_loader.close()
             self._train_loader = None
+
+
+def _shares(source: TensorSource, num_images: int) -> Tensor:
+    """Choose images so that classes keep their shares, in the order of the split.
+
+    The k-th of a class with n images in a fixed permutation has the key (k + 1/2) / n; those with
+    the smallest keys are taken.
+    """
+    order = torch.randperm(len(source), generator=generator(0, "limit"))
+    if source.labels is not None:
+        keys = torch.empty(len(order), dtype=torch.float64)
+        labels = source.labels[order]
+        for label in range(int(labels.max()) + 1):
+            places = (labels == label).nonzero().flatten()
+            keys[places] = (torch.arange(len(places)) + 0.5).double() / len(places)
+        order = order[keys.argsort(stable=True)]
+    return order[:num_images].sort().values
 
 
 def resize(images: Tensor, size: int | None) -> Tensor:
@@ -384,79 +477,3 @@ def resize(images: Tensor, size: int | None) -> Tensor:
         images.float(), (size, size), mode="bilinear", antialias=True, align_corners=False
     )
     return resized.round().clamp(0, 255).to(torch.uint8)
-
-
-def _check_images(images: Tensor, where: str) -> None:
-    if not isinstance(images, Tensor):
-        raise ValueError(
-            f"{where}: expected load_split to return tensors, got {type(images).__name__}; "
-            "convert arrays with torch.from_numpy."
-        )
-    if images.ndim != 4:
-        raise ValueError(
-            f"{where}: expected images of shape (N, C, H, W), got {tuple(images.shape)}."
-        )
-    if images.numel() == 0:
-        raise ValueError(f"{where}: there are no images (shape {tuple(images.shape)}).")
-    if images.dtype not in _DTYPES:
-        raise ValueError(
-            f"{where}: expected images of dtype uint8 (0 to 255) or uint16 (0 to 65,535), got "
-            f"{images.dtype}; convert floats x in [0, 1] with (x * 255).round().astype('uint8') "
-            "(tensors: .to(torch.uint8)), those in [-1, 1] with imgsynth.images.to_uint8(x)."
-        )
-
-
-def _check_labels(labels: Tensor, num_images: int, where: str) -> None:
-    if labels.ndim != 1 or len(labels) != num_images:
-        raise ValueError(
-            f"{where}: expected one label per image, shape ({num_images},), got "
-            f"{tuple(labels.shape)}."
-        )
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(
-            f"{where}: expected labels that are whole numbers (dtype int64), got {labels.dtype}."
-        )
-
-
-def _check_alike(split: Split, train: Split, where: str) -> None:
-    shape, expected = tuple(split[0].shape[1:]), tuple(train[0].shape[1:])
-    if shape != expected:
-        raise ValueError(
-            f"{where}: images of shape {shape}, but those to train on have {expected}; bring both "
-            "to one shape."
-        )
-    if (split[1] is None) != (train[1] is None):
-        raise ValueError(
-            f"{where}: {'no labels' if split[1] is None else 'labels'}, unlike the training "
-            "split; pass labels for all splits or for none."
-        )
-
-
-def _count_classes(labels: Tensor | None, names: tuple[str, ...], where: str) -> int:
-    if labels is None:
-        if names:
-            raise ValueError(f"{where}: {len(names)} class names but no labels; pass labels too.")
-        return 0
-    if names:
-        return len(names)
-    counts = torch.bincount(labels.clamp(min=0))
-    if not counts.all():
-        empty = ", ".join(str(label) for label in (counts == 0).nonzero().flatten().tolist()[:5])
-        warnings.warn(
-            f"{where}: no image has the label {empty}; labels should count from 0 without gaps, "
-            "as a conditional generator learns nothing about an empty class.",
-            stacklevel=4,
-        )
-    return len(counts)
-
-
-def _check_label_range(labels: Tensor | None, num_classes: int, named: bool, where: str) -> None:
-    if labels is None:
-        return
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= num_classes:
-        classes = f"{num_classes} class names" if named else f"{num_classes} classes to train on"
-        raise ValueError(
-            f"{where}: labels from {low} to {high}, expected 0 to {num_classes - 1} "
-            f"({classes}); labels count from 0."
-        )

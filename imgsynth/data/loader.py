@@ -7,67 +7,15 @@ it is counted where a batch is handed out, not where a worker prepares it.
 
 import signal
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from imgsynth.data.source import Source
 from imgsynth.seeding import generator
 from imgsynth.types import Batch
-
-
-class Source(Protocol):
-    """Images that can be fetched by index, many at a time."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the indices are expected and the batches are made."""
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-
-    def fetch(self, indices: Tensor) -> Batch:
-        """Make one batch of the images at ``indices`` (int64, ``(B,)``), in that order."""
-
-
-class TensorSource:
-    """A whole data set as one tensor in its source's dtype.
-
-    Args:
-        images: ``(N, C, H, W)``, uint8 or uint16.
-        labels: ``(N,)`` int64 on the same device, or None.
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor | None = None) -> None:
-        self.images = images
-        self.labels = labels
-
-    @property
-    def device(self) -> torch.device:
-        """Where the images are."""
-        return self.images.device
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.images)
-
-    def fetch(self, indices: Tensor) -> Batch:
-        """Copy the images at ``indices`` (and their labels) into a new batch."""
-        batch = {"image": select(self.images, indices)}
-        if self.labels is not None:
-            batch["label"] = self.labels.index_select(0, indices)
-        return batch
-
-
-def select(images: Tensor, indices: Tensor) -> Tensor:
-    """Return the images at ``indices``; ``index_select`` is 8 times as fast as ``images[indices]``.
-
-    16-bit images are read as int16, as not every device indexes uint16.
-    """
-    if images.dtype == torch.uint16:
-        return images.view(torch.int16).index_select(0, indices).view(torch.uint16)
-    return images.index_select(0, indices)
 
 
 class _Fetch(Dataset[Batch]):
@@ -130,6 +78,7 @@ class ImageLoader:
         ValueError: If the images are fewer than one step needs.
 
     Example:
+        >>> from imgsynth.data.source import TensorSource
         >>> loader = ImageLoader(TensorSource(torch.zeros(10, 1, 8, 8, dtype=torch.uint8)), 4)
         >>> [len(batch["image"]) for batch in loader]
         [4, 4]
@@ -255,6 +204,7 @@ class OrderedLoader:
         world_size: How many devices share the images.
 
     Example:
+        >>> from imgsynth.data.source import TensorSource
         >>> loader = OrderedLoader(TensorSource(torch.zeros(10, 1, 8, 8, dtype=torch.uint8)), 4)
         >>> [len(batch["image"]) for batch in loader]
         [4, 4, 2]

@@ -102,3 +102,18 @@ def test_a_negative_reach_is_refused():
 def test_the_augmentation_can_be_rebuilt_from_its_description():
     again = build(describe(RandomTranslation(3, fill=0.0)))
     assert (again.max_shift, again.fill) == (3, 0.0)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("max_shift", [1, 3])
+def test_images_are_shifted_alike_with_and_without_a_gradient(max_shift, memory_format):
+    images = torch.rand(32, 3, 5, 7).contiguous(memory_format=memory_format)
+    augment = RandomTranslation(max_shift, fill=0.25)
+    torch.manual_seed(3)
+    with_gradient = augment(images.clone().requires_grad_())
+    after = torch.get_rng_state()
+    torch.manual_seed(3)
+    without = augment(images)
+    assert torch.equal(without, with_gradient)
+    assert without.stride() == with_gradient.stride()
+    assert torch.equal(torch.get_rng_state(), after)

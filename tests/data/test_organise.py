@@ -1,0 +1,155 @@
+"""Splits and classes from names, folders, tables and lists."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imgsynth.data.organise import Organisation, Organiser
+
+HERE = Path("pictures")
+FLAT = ["a.png", "b.png", "c.png"]
+CLASSES = ["cat/1.png", "cat/2.png", "dog/1.png", "dog/x/2.png"]
+
+
+def named(organised: Organisation, names: list[str]) -> dict[str, list[str]]:
+    return {s: [names[i] for i in places] for s, places in organised.splits.items()}
+
+
+def classes(organised: Organisation) -> list[str]:
+    assert organised.labels is not None
+    return [organised.classes[i] if i >= 0 else "-" for i in organised.labels]
+
+
+def test_images_in_one_folder_are_unlabelled_and_trained_on() -> None:
+    for names in (FLAT, ["all/" + name for name in FLAT]):
+        organised = Organiser(HERE)(names)
+        assert named(organised, names) == {"train": names}
+        assert (organised.labels, organised.classes) == (None, ())
+
+
+def test_the_first_folder_is_the_class() -> None:
+    organised = Organiser(HERE)(CLASSES)
+    assert organised.classes == ("cat", "dog")
+    assert classes(organised) == ["cat", "cat", "dog", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("depth", "expected"),
+    [(0, None), (1, ["a", "a", "b"]), (2, ["a/x", "a/y", "b/x"]), (-1, ["a/x", "a/y/z", "b/x"])],
+)
+def test_the_depth_says_which_folders_name_the_class(depth: int, expected: list[str]) -> None:
+    organised = Organiser(HERE, class_depth=depth)(["a/x/1.png", "a/y/z/1.png", "b/x/1.png"])
+    assert (None if organised.labels is None else classes(organised)) == expected
+
+
+def test_folders_called_train_and_test_are_splits_and_no_classes() -> None:
+    names = ["test/cat/3.png", "train/cat/1.png", "train/dog/2.png", "valid/dog/4.png"]
+    organised = Organiser(HERE)(names)
+    assert named(organised, names) == {
+        "train": names[1:3], "val": names[3:], "test": names[:1],
+    }  # fmt: skip
+    assert classes(organised) == ["cat", "cat", "dog", "dog"]
+    others = [*names, "extra/5.png"]  # then they are classes, as any folder is
+    assert Organiser(HERE)(others).classes == ("extra", "test", "train", "valid")
+
+
+def test_split_by_names_folders_or_lists(tmp_path: Path) -> None:
+    names = ["testA/1.png", "trainA/2.png", "trainB/3.png"]
+    organised = Organiser(HERE, split_by={"train": "trainA", "test": "testA/"})(names)
+    assert named(organised, names) == {"train": names[1:2], "test": names[:1]}
+    (tmp_path / "held.txt").write_text("2.png\n\ndog/1.png\n")
+    parts = {"test": str(tmp_path / "held.txt")}
+    organised = Organiser(HERE, split_by=parts)(
+        ["cat/1.png", "cat/2.png", "dog/1.png", "dog/3.png"]
+    )
+    assert [p.tolist() for p in organised.splits.values()] == [[0, 3], [1, 2]]
+    assert classes(organised) == ["cat", "cat", "dog", "dog"]
+
+
+def test_a_ratio_keeps_the_shares_of_the_classes_and_is_stable() -> None:
+    names = sorted([f"cat/{i}.png" for i in range(60)] + [f"dog/{i}.png" for i in range(40)])
+    split = Organiser(HERE, test_fraction=0.2, val_fraction=0.1)
+    found = named(split(names), names)
+    counts = {s: Counter(n.partition("/")[0] for n in files) for s, files in found.items()}
+    assert counts["test"] == {"cat": 12, "dog": 8}
+    assert counts["val"] == {"cat": 6, "dog": 4}
+    assert sorted(n for files in found.values() for n in files) == names
+    assert found == named(split(names), names)
+    more = sorted([*names, "cat/new.png"])
+    moved = set(found["test"]) ^ set(named(split(more), more)["test"])
+    assert len(moved) <= 3
+    assert found["test"] != names[:20]
+
+
+def test_a_table_gives_labels_and_splits(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("file,label,split\n./a.png,9,train\nb,10,test\nsub/c.png,10,train\n")
+    names = ["a.png", "sub/b.png", "sub/c.png"]
+    organised = Organiser(HERE, table)(names)
+    assert organised.classes == ("9", "10")  # as numbers, not as text
+    assert classes(organised) == ["9", "10", "10"]
+    assert named(organised, names) == {"train": [names[0], names[2]], "test": [names[1]]}
+    table.write_text("file,label\na.png,x\nsub/b.png,y\n")
+    organised = Organiser(HERE, table, allow_unlisted=True)(names)
+    assert named(organised, names) == {"train": names[:2]}
+    assert classes(organised) == ["x", "y", "-"]
+
+
+def test_class_names_fix_the_order() -> None:
+    organised = Organiser(HERE, class_names=("dog", "cat", "cow"))(CLASSES, empty=["cow"])
+    assert organised.labels is not None
+    assert organised.labels.tolist() == [1, 1, 0, 0]
+    assert organised.classes == ("dog", "cat", "cow")
+
+
+@pytest.mark.parametrize(
+    ("options", "names", "empty", "message"),
+    [
+        ({}, ["a.png", "cat/b.png"], (), "both directly and in folders, .* class_depth=0"),
+        ({}, CLASSES, ["cow", "cat/z"], "class folder 'cow' in pictures has no images; remove it"),
+        ({}, CLASSES, ["cow", "emu"], r"'cow' in pictures has no images \(2 folders have none\)"),
+        ({}, ["Cat/a.png", "cat /b.png"], (), "class names 'Cat' and 'cat ' differ in case or"),
+        ({}, ["caf\u00e9/a.png", "cafe\u0301/b.png"], (), "give each class one name"),
+        ({"class_depth": 2}, CLASSES, (), "class_depth=2: 3 images are in fewer .* 'cat/1.png'"),
+        ({"class_names": ("cat",)}, CLASSES, (), "has the class 'dog', which is not among"),
+        ({"class_names": ("cat",)}, FLAT, (), "class_names were given, but nothing in pictures"),
+        ({"split_by": {"test": "held"}}, FLAT, (), "'held', which is neither a folder with images"),
+        ({"split_by": {"dev": "cat"}}, CLASSES, (), "split_by names 'dev'; expected train, val"),
+        ({"split_by": {"train": "cat", "test": "cat"}}, CLASSES, (), "splits train and test"),
+        ({"split_by": {"test": "cat"}, "test_fraction": 0.5}, CLASSES, (),
+         "more than once, by split_by and a fraction"),
+        ({"split_by": {"test": "cat"}, "class_depth": 0}, ["cat/a.png"], (), "no image is left to"),
+        ({"split_by": {"train": "train", "test": "test"}},
+         ["test/dog/1.png", "train/cat/1.png", "train/cow/1.png"], (),
+         "class 'dog' has images in test, but none to train on"),
+        ({"test_fraction": 0.1}, FLAT, (), "of 3 images leave none for test"),
+        ({"test_fraction": 0.9}, FLAT, (), "of 3 images leave none for train"),
+    ],
+)  # fmt: skip
+def test_what_is_not_clear_is_refused(
+    options: dict[str, Any], names: list[str], empty: list[str], message: str
+) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        Organiser(HERE, **options)(names, empty)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,label\na.png,x\nb.png,y\n", "1 of the 3 images in pictures have no row .* 'c.png'"),
+        ("file,label\na.png,x\nb.png,y\nc.png,y\nd.png,y\n", "names 1 files that are not there"),
+        ("file,split\na.png,train\nb.png,dev\nc.png,test\n", "has the split 'dev'; expected one"),
+    ],
+)
+def test_a_table_must_fit_the_folder(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        Organiser(HERE, tmp_path / "t.csv")(FLAT)
+
+
+def test_a_short_name_that_two_files_have_is_not_guessed(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("file,label\n1.png,x\n")
+    with pytest.raises(ValueError, match=r"not there, such as '1\.png'; name each by its path"):
+        Organiser(HERE, tmp_path / "t.csv", allow_unlisted=True)(CLASSES)
