@@ -76,10 +76,11 @@ lint: setup  ## Check style and formatting
 type: setup  ## Check types
 	$(BIN)/mypy
 
-bench: setup  ## Measure our training step: against a hand-written loop, in bfloat16, on two ranks
+bench: setup  ## Measure the training step (by hand, bfloat16, two ranks) and the data path
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/precision.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ranks.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/data.py
 
 notebooks: $(STAMP_NOTEBOOKS)  ## Run the notebooks from their .py files
 	$(BIN)/python notebooks/run.py

@@ -211,10 +211,10 @@ def main() -> None:
     else:
         images = np.random.default_rng(0).integers(0, 256, (10_000, 32, 32, 3), np.uint8)
     with tempfile.TemporaryDirectory() as folder:
+        if options.files:
+            memory(Path(folder), options.files)  # first: nothing is freed meanwhile
         small(options.rounds, images)
         large(options.rounds, Path(folder), options.images)
-        if options.files:
-            memory(Path(folder), options.files)
 
 
 if __name__ == "__main__":

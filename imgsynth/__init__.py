@@ -14,15 +14,15 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from imgsynth.loading import load, warm_start
+    from imgsynth.loading import load, trained_on, warm_start
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["__version__", "load", "warm_start"]
+__all__ = ["__version__", "load", "trained_on", "warm_start"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
-    if name in {"load", "warm_start"}:
+    if name in {"load", "trained_on", "warm_start"}:
         return getattr(import_module("imgsynth.loading"), name)
     if not name.startswith("_") and find_spec(f"imgsynth.{name}"):
         return import_module(f"imgsynth.{name}")

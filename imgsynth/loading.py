@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -54,7 +55,8 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         raise ValueError(f"{str(path)!r} was not saved by imgsynth: it has no 'imgsynth' section.")
     section = checkpoint["imgsynth"]
     present = {*checkpoint, *section} if isinstance(section, dict) else set()
-    missing = {"state_dict", "method", "seed", "updates", "images_seen", "meter"} - present
+    parts = {"state_dict", "method", "seed", "updates", "images_seen", "meter", "trained_before"}
+    missing = parts - present
     if missing:
         raise ValueError(f"{str(path)!r} is no whole checkpoint: it lacks {min(missing)!r}.")
     return checkpoint
@@ -100,6 +102,7 @@ def load(
     _copy(method, checkpoint["state_dict"], type(method).__name__, path)
     for name in ("seed", "updates", "images_seen"):
         setattr(method, name, state[name])
+    method.trained_before = torch.from_numpy(_hashes(checkpoint).view(np.int64))
     return method.to(map_location).eval() if map_location is not None else method.eval()
 
 
@@ -119,7 +122,8 @@ def warm_start(method: Method, path: str | Path, *, modules: tuple[str, ...] = (
     Raises:
         ValueError: If a module is missing in one of the two, or its shapes differ.
     """
-    saved = read_checkpoint(path)["state_dict"]
+    checkpoint = read_checkpoint(path)
+    saved = checkpoint["state_dict"]
     available = {key.partition(".")[0] for key in saved} - {"ema"}
     own = {name: module for name, module in method.named_children() if name != "ema"}
     names = modules or tuple(name for name in own if name in available)
@@ -131,10 +135,46 @@ def warm_start(method: Method, path: str | Path, *, modules: tuple[str, ...] = (
             )
         part = {k.partition(".")[2]: v for k, v in saved.items() if k.startswith(f"{name}.")}
         _copy(own[name], part, name, path)
+    before = torch.from_numpy(_hashes(checkpoint).view(np.int64))
+    method.trained_before = torch.cat([method.trained_before, before])
     if method.ema is not None:
         method.ema = None
         method.configure_model()
     return list(names)
+
+
+def trained_on(path: str | Path) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """Return the hashes of all images that a run's weights were trained on.
+
+    Those of the run's own training split, of what it was before the data changed, and of the runs
+    that it was started from (:func:`warm_start`, :func:`load`). A datamodule gives the hashes of
+    its images by ``fingerprint(split)``; both are of the images as they are trained on, at their
+    size and with their channels.
+
+    Args:
+        path: Run folder (its newest checkpoint is taken) or checkpoint.
+
+    Returns:
+        uint64, sorted, each once. Empty if the data was no datamodule of imgsynth.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint.
+        ValueError: If it cannot be read.
+
+    Example:
+        >>> # seen = np.isin(data.fingerprint("test"), trained_on("runs/demo"))
+        >>> # seen.sum()
+        >>> # 0
+    """
+    return _hashes(read_checkpoint(path))
+
+
+def _hashes(checkpoint: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    parts = [checkpoint["imgsynth"]["trained_before"]]
+    for section in checkpoint.values():  # a datamodule's is called by its class
+        if isinstance(section, dict) and "trained_on" in section:
+            parts += [section["trained_on"], section["trained_on_earlier"]]
+    return np.unique(torch.cat(parts).cpu().numpy().view(np.uint64))
 
 
 def _copy(module: nn.Module, state: dict[str, torch.Tensor], name: str, path: str | Path) -> None:

@@ -12,7 +12,7 @@
 # ---
 
 # %% [markdown]
-# # Your own method
+# # Your own method, and your own data
 #
 # A method is an objective: two loss methods that return named terms. Optimisers, gradients,
 # averaging, logging, resuming and sampling come with the base class. As an example, the
@@ -23,18 +23,20 @@
 import os
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from lightning.pytorch import Trainer, seed_everything
+from skimage.data import lfw_subset
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from imgsynth.callbacks import Length, Progress, quiet
-from imgsynth.data import Digits
-from imgsynth.images import grid, to_uint8
+from imgsynth.data import Digits, ImageDataModule, Split
+from imgsynth.images import from_uint8, grid, to_uint8
 from imgsynth.methods import GAN
 from imgsynth.networks import DCGANDiscriminator, DCGANGenerator
 from imgsynth.optim import Adam
-from imgsynth.testing import ContractError, check_method
+from imgsynth.testing import ContractError, check_datamodule, check_method
 from imgsynth.types import Batch, Losses
 
 quiet()
@@ -130,3 +132,48 @@ plt.figure(figsize=(6, 3))
 plt.imshow(picture, cmap="gray", vmin=0, vmax=255)
 plt.axis("off")
 plt.show()
+
+# %% [markdown]
+# ## Your own data
+#
+# A folder of images needs no code: `ImageFolder("photos", size=64)`. Anything else is a subclass
+# with one method that returns a split: images as whole numbers `(N, C, H, W)` and their labels. The
+# order of training, moving to the device, resuming, fingerprints, subsets and several processes
+# come with the base class. As an example, the faces that scikit-image carries.
+
+
+# %%
+class Faces(ImageDataModule):
+    """200 gray patches of photographs, 25x25 pixels: 100 faces and 100 that are none."""
+
+    names = ("face", "none")
+
+    def load_split(self, split: str) -> Split:
+        pixels = torch.from_numpy(lfw_subset())  # (200, 25, 25), floats in [0, 1]
+        images = (pixels * 255).round().to(torch.uint8)[:, None]
+        labels = torch.arange(200) // 100
+        held_out = torch.arange(200) % 5 == 0
+        chosen = held_out if split == "test" else ~held_out
+        return images[chosen], labels[chosen]
+
+
+check_datamodule(Faces(batch_size=16))
+faces = Faces()
+print(faces.image_shape, dict(zip(faces.class_names, faces.class_counts, strict=True)))
+
+images, _ = next(faces.reference("train", 160))
+shown = torch.cat([images[:20], images[80:100]])
+picture = to_uint8(grid(from_uint8(shown), columns=10, scale=2))[0]
+plt.figure(figsize=(6, 2.6))
+plt.imshow(picture, cmap="gray", vmin=0, vmax=255)
+plt.axis("off")
+plt.show()
+
+# %% [markdown]
+# On the command line it is `--data my_data.Faces`. Has a generator seen the images it is tested on?
+# Each image has a hash, and a checkpoint holds those of all images it was trained on
+# (`imgsynth.trained_on(run)`).
+
+# %%
+seen = np.isin(faces.fingerprint("test"), faces.fingerprint("train"))
+print(f"{seen.sum()} of {len(seen)} test images are among those to train on.")

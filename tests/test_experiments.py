@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from imgsynth.cli import main
 from imgsynth.cli.recipes import find, recipes
@@ -23,12 +24,14 @@ def data(tmp_path, monkeypatch):
     draw = np.random.default_rng(0).integers
     clothes = {"images": draw(0, 256, (80, 28, 28)), "labels": np.arange(80) % 10}
     np.savez("clothes.npz", **{k: v.astype(np.uint8) for k, v in clothes.items()})
-    np.save("large.npy", draw(0, 256, (16, 128, 128, 3)).astype(np.uint8))
+    Path("large").mkdir()
+    for i in range(8):
+        Image.fromarray(draw(0, 256, (96, 150, 3)).astype(np.uint8)).save(f"large/{i}.png")
     clothes_options = ["--data", "Arrays", "--data.images", "clothes.npz"]
     return {
         "Digits": ["--data.batch_size", "8"],
         "FashionMNIST": [*clothes_options, "--data.batch_size", "4"],
-        "Arrays": ["--data.images", "large.npy", "--data.batch_size", "4"],
+        "ImageFolder": ["--data.root", "large", "--data.batch_size", "4"],
     }
 
 

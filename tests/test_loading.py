@@ -2,6 +2,7 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -9,7 +10,8 @@ from torch import nn
 
 import imgsynth
 from imgsynth.callbacks import Checkpoint, Length
-from imgsynth.loading import find_checkpoint, read_checkpoint, warm_start
+from imgsynth.data import Arrays
+from imgsynth.loading import find_checkpoint, read_checkpoint, trained_on, warm_start
 from imgsynth.loggers import Record
 from imgsynth.methods import LSGAN, HingeGAN
 from imgsynth.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
@@ -212,3 +214,54 @@ def test_a_part_of_another_size_does_not_fit(trained):
     other = make(width=8).generator
     with pytest.raises(ValueError, match=r"'HingeGAN' of .* does not fit: .*size mismatch"):
         imgsynth.load(trained[1], generator=other)
+
+
+# -- which images a run was trained on --------------------------------------------------------
+
+
+def train_on(folder, images, method=None, **options):
+    data = Arrays(images, channels_last=False, batch_size=4)
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=Record(folder),
+        callbacks=[Length(options.pop("length", 8)), Checkpoint()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(method or unconditional(), data, **options)
+    return data.fingerprint("train")
+
+
+def unconditional():
+    return HingeGAN(
+        MLPGenerator((1, 8, 8), width=4, latent_dim=4), MLPDiscriminator((1, 8, 8), width=4)
+    )
+
+
+def test_a_checkpoint_tells_which_images_it_was_trained_on(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (24, 1, 8, 8), dtype=np.uint8)
+    first, second = images[:12], images[8:]
+    seen = train_on(tmp_path / "a", first)
+    assert trained_on(tmp_path / "a").tolist() == sorted(seen.tolist())
+    assert len(seen) == 12
+    more = train_on(tmp_path / "b", second, imgsynth.load(tmp_path / "a"))
+    both = sorted({*seen.tolist(), *more.tolist()})
+    assert trained_on(tmp_path / "b").tolist() == both
+    assert len(both) == 24
+    method = unconditional()
+    warm_start(method, tmp_path / "b")
+    train_on(tmp_path / "c", first, method)
+    assert trained_on(tmp_path / "c").tolist() == both
+
+
+def test_a_run_that_goes_on_with_other_images_says_so_and_remembers_the_first(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (13, 1, 8, 8), dtype=np.uint8)
+    seen = train_on(tmp_path / "a", images[:12])
+    changed = images[[*range(11), 12]]
+    options = {"ckpt_path": find_checkpoint(tmp_path / "a"), "weights_only": True, "length": 16}
+    with pytest.warns(UserWarning, match="1 of the 12 training images are not those that"):
+        now = train_on(tmp_path / "a", changed, **options)
+    assert set(trained_on(tmp_path / "a").tolist()) == {*seen.tolist(), *now.tolist()}
+    for name, hashes in (("fingerprints.npz", seen), ("fingerprints-2.npz", now)):
+        with np.load(tmp_path / "a" / name, allow_pickle=False) as kept:
+            assert kept["train"].tolist() == hashes.tolist()

@@ -46,10 +46,17 @@ def _sample(argv: list[str]) -> int:
     return sample(argv)
 
 
+def _check_data(argv: list[str]) -> int:
+    from imgsynth.cli.check_data import check_data
+
+    return check_data(argv)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "fit": _fit,
     "resume": _resume,
     "sample": _sample,
+    "check-data": _check_data,
     "list": helping.list_command,
     "help": helping.help_command,
 }

@@ -1,5 +1,6 @@
 """The texts of the command line: overview, lists, and the options of any class."""
 
+import re
 import textwrap
 
 import imgsynth
@@ -15,6 +16,7 @@ imgsynth {imgsynth.__version__}: image synthesis with PyTorch Lightning
   imgsynth fit -c gan/hinge_digits       train what a recipe describes
   imgsynth resume RUN                    continue a run exactly where it was stopped
   imgsynth sample RUN --num 100          generate images from a trained model
+  imgsynth check-data FOLDER             look at a folder of images before training on it
   imgsynth list                          show recipes, methods, networks and data
   imgsynth help NAME                     show the options of a class, such as HingeGAN
 
@@ -50,7 +52,8 @@ what is trained
   --model.augment CLASS   what happens to real and fake images before the discriminator
   --model.generator_optimizer CLASS, --model.discriminator_optimizer CLASS
                           Adam, AdamW, SGD, RMSprop; --model.generator_optimizer.lr 1e-4
-  --data CLASS            where images come from: Digits, Arrays, ...; --data.batch_size 64
+  --data CLASS            where images come from: ImageFolder, Arrays, Digits, CIFAR10, ...;
+                          --data.root FOLDER, --data.batch_size 64
   --model.OPTION, --model.generator.OPTION, --data.OPTION
                           options of the chosen classes: `imgsynth help HingeGAN`
 
@@ -171,7 +174,7 @@ def _class_help(
         kind = f" {parameter.annotation}" if parameter.annotation else ""
         lines.append(f"  {option}.{parameter.name}{kind} ({default})")
         if parameter.text:
-            text = parameter.text.replace("``", "`")
+            text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", parameter.text).replace("``", "`")
             indent = " " * 6
             lines.append(
                 textwrap.fill(text, _WIDTH, initial_indent=indent, subsequent_indent=indent)

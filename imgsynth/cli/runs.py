@@ -8,7 +8,7 @@ from imgsynth.cli.errors import UsageError, did_you_mean, nearest
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
-_PROVENANCE = re.compile(r"run\.json|run(-\d+)?\.diff")
+_PROVENANCE = re.compile(r"run\.json|run(-\d+)?\.diff|fingerprints(-\d+)?\.npz")
 _HANDED_ON = "IMGSYNTH_RUN"
 
 

@@ -36,7 +36,7 @@ from imgsynth.data.source import Hashes, MappedSource, hash_images
 _VERSION = 1
 _AT_ONCE = 256
 _A_TASK = 8
-_PROBED = 1000
+_PROBED = 256
 _PENDING, _DONE, _UNUSABLE = 0, 1, 2
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 

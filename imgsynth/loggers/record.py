@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
@@ -26,6 +27,7 @@ from imgsynth.methods.base import Method
 
 ROWS = "record.jsonl"
 RUN = "run.json"
+_FINGERPRINTS = "fingerprints"
 _LARGEST_DIFF = 1_000_000
 _PACKAGES = ("imgsynth", "torch", "torchvision", "lightning", "kornia", "numpy")
 
@@ -36,8 +38,9 @@ class Record(Logger):
     ``record.jsonl``: one JSON object a line: ``images`` (seen on all devices), ``updates``,
     ``seconds`` (of training, over all resumptions) and the terms. ``run.json``: command line, git
     commit, versions, how method and data were built, a hash of the data, and each start with its
-    end. A row is in the file before the next update begins, so that a killed run keeps all its
-    rows.
+    end. ``fingerprints.npz``: a hash of every image of the data, by split; a further one,
+    ``fingerprints-2.npz``, if the second start had other images. A row is in the file before the
+    next update begins, so that a killed run keeps all its rows.
 
     Only the first process writes. A run that resumes notes the images it resumed from, and
     :func:`read_rows` leaves out what an earlier attempt wrote beyond.
@@ -105,16 +108,22 @@ class Record(Logger):
         self._describe_run({"time": now, **place}, method)
 
     def _describe_run(self, start: dict[str, Any], method: Method) -> None:
-        starts = self._facts()["starts"]
+        before = self._facts()
+        starts = before["starts"]
         name = "run.diff" if not starts else f"run-{len(starts) + 1}.diff"
         start |= {
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
             "git": git_state(self.folder / name),
             "versions": _versions(),
         }
+        datamodule = getattr(method.trainer, "datamodule", None)
+        data = _data(datamodule)
+        if data and data["splits"] != (before.get("data") or {"splits": {}})["splits"]:
+            number = f"-{len(starts) + 1}" if starts else ""
+            _save_fingerprints(self.folder / f"{_FINGERPRINTS}{number}.npz", datamodule)
         facts = {
             "method": method.describe(),
-            "data": _data(getattr(method.trainer, "datamodule", None)),
+            "data": data,
             "seed": method.seed,
             "total_images": method.total_images,
             "device": _device(method.trainer.strategy.root_device),
@@ -295,6 +304,12 @@ def _data(datamodule: object) -> dict[str, Any] | None:
                 "fingerprint": datamodule.fingerprint_of(split),
             }
     return {**describe(datamodule), "splits": splits}
+
+
+def _save_fingerprints(path: Path, datamodule: Any) -> None:  # noqa: ANN401
+    hashes = {split: datamodule.fingerprint(split) for split in datamodule.splits}
+    with path.open("wb") as file:
+        np.savez(file, **hashes)
 
 
 def _versions() -> dict[str, str | None]:

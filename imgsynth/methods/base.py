@@ -60,6 +60,8 @@ class Method(Described, LightningModule):
         self.images_seen = 0
         self.total_images: int | None = None
         self.seed = 0
+        # Hashes (as int64) of the images that earlier runs trained the weights on.
+        self.trained_before = torch.empty(0, dtype=torch.int64)
         self.meter = Meter()
         self.latest: dict[str, float] = {}
         self.description: dict[str, Any] | None = None
@@ -114,6 +116,7 @@ class Method(Described, LightningModule):
             "updates": self.updates,
             "images_seen": self.images_seen,
             "meter": self.meter.state_dict(),
+            "trained_before": self.trained_before,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -130,6 +133,7 @@ class Method(Described, LightningModule):
         self.seed = state["seed"]
         self.updates = state["updates"]
         self.images_seen = state["images_seen"]
+        self.trained_before = state["trained_before"]
         self._state = state
 
     def describe(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageFile, ImageOps
 from sklearn.datasets import load_sample_image
 
 from imgsynth.data.decode import SUFFIXES, UnusableImage, decode, read_header
@@ -25,6 +25,8 @@ TRANSLUCENT = PHOTO.copy()
 TRANSLUCENT.putalpha(ImageOps.invert(PHOTO.convert("L")))
 SMALL = PHOTO.resize((9, 7))
 NOISE16 = RNG.integers(0, 65536, (7, 9, 4), dtype=np.uint16)
+HALF_ALIKE = NOISE16[..., :3].copy()
+HALF_ALIKE[..., 0] = 300  # colours that share a part with the transparent one
 NOISE8 = RNG.integers(0, 256, (7, 9, 6), dtype=np.uint8)
 ORIENTATION = 274
 
@@ -164,6 +166,11 @@ def as_white_is_zero_tiff(path: Path) -> Array:
     return 65535 - NOISE16[..., :1]
 
 
+def as_white_is_zero_tiff8(path: Path) -> Array:
+    tifffile.imwrite(path, NOISE8[..., 0], photometric="miniswhite")
+    return 255 - NOISE8[..., :1]
+
+
 def as_pages(path: Path) -> Array:
     tifffile.imwrite(path, NOISE8.transpose(2, 0, 1), photometric="minisblack")
     return NOISE8[..., :1]
@@ -203,7 +210,7 @@ FILES: dict[str, Callable[[Path], Array]] = {
     "rgb16_interlaced.png": as_png16(NOISE16[..., :3], interlaced=True),
     "narrow16_interlaced.png": as_png16(NOISE16[:, :1], interlaced=True),
     "gray16_transparent.png": as_png16(NOISE16[..., :1], hidden=True),
-    "rgb16_transparent.png": as_png16(NOISE16[..., :3], hidden=True),
+    "rgb16_transparent.png": as_png16(HALF_ALIKE, hidden=True),
     "bits1.bmp": with_pillow("1", "BMP"),
     "palette.bmp": with_pillow("P", "BMP"),
     "rgb.bmp": with_pillow("RGB", "BMP"),
@@ -231,6 +238,7 @@ FILES: dict[str, Callable[[Path], Array]] = {
     "gray16.tif": as_tiff(NOISE16[..., :1], photometric="minisblack"),
     "gray16_big.tif": as_tiff(NOISE16[..., :1], photometric="minisblack", byteorder=">"),
     "gray16_white_is_zero.tif": as_white_is_zero_tiff,
+    "gray_white_is_zero.tif": as_white_is_zero_tiff8,
     "rgb16.tif": as_tiff(NOISE16[..., :3], photometric="rgb"),
     "rgb16_big.tif": as_tiff(NOISE16[..., :3], photometric="rgb", byteorder=">"),
     "rgb16_planes.tif": as_tiff(NOISE16[..., :3], photometric="rgb", planarconfig="separate"),
@@ -290,8 +298,16 @@ def test_jpeg_is_read_by_torchvision_where_there_is_its_decoder(
     PHOTO.save(path)
     expected = pixels_of(path)
     marked = torch.full((3, 47, 61), 5, dtype=torch.uint8)
-    monkeypatch.setattr("torchvision.io.decode_jpeg", lambda data: marked)
-    assert decode(path) is marked
+    given: list[bytes] = []
+
+    def decode_jpeg(data: torch.Tensor) -> torch.Tensor:
+        given.append(data.numpy().tobytes())
+        return marked
+
+    with monkeypatch.context() as patch:
+        patch.setattr("torchvision.io.decode_jpeg", decode_jpeg)
+        assert decode(path) is marked
+    assert given == [path.read_bytes()]
     monkeypatch.delattr("torchvision.io.decode_jpeg")
     assert np.array_equal(pixels_of(path), expected)
 
@@ -365,14 +381,27 @@ def test_images_of_16_bits_are_turned_upright_too(
     assert header.rotated == (orientation in range(2, 9))
 
 
-def test_broken_exif_leaves_the_image_as_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "x.jpg"
-    PHOTO.save(path, exif=b"Exif\0\0no exif at all")
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0no exif at all", b"Exif\0\0II*\0"])
+def test_broken_exif_leaves_the_image_as_it_is(exif: bytes, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x.{suffix}"
+    PHOTO.save(path, exif=exif)
     with Image.open(path) as image:
         assert np.array_equal(pixels_of(path), np.array(image))
+    assert not read_header(path).rotated
 
 
-def test_the_header_is_read_without_the_pixels(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", FILES)
+def test_a_header_is_read_without_decoding(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FILES[name](tmp_path / name)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("decoded"))
+    monkeypatch.setattr(tifffile.TiffPage, "asarray", lambda page: pytest.fail("decoded"))
+    assert read_header(tmp_path / name).height in (7, 9, 6, 47)
+
+
+def test_a_header_is_read_where_the_pixels_are_missing(tmp_path: Path) -> None:
     for suffix in ("jpg", "png", "bmp", "tif", "ppm"):
         path = tmp_path / f"x.{suffix}"
         PHOTO.save(path)
@@ -415,10 +444,8 @@ def test_a_broken_png_of_16_bits_is_unusable(tmp_path: Path) -> None:
     path.write_bytes(png16(NOISE16, spoil=255))  # the checksum of the compressed data
     with pytest.raises(UnusableImage, match=r"cannot be read as PNG: .*incorrect data check"):
         decode(path)
-    path.write_bytes(
-        png16(NOISE16[:-1]).replace(struct.pack(">II", 9, 6), struct.pack(">II", 9, 7))
-    )
-    with pytest.raises(UnusableImage, match="cannot be read as PNG"):
+    path.write_bytes(png16(NOISE16)[:33] + png16(NOISE16[:-1])[33:])  # the last row is missing
+    with pytest.raises(UnusableImage, match="as PNG: its pixels take 511 bytes, it has 438"):
         decode(path)
 
 

@@ -1,7 +1,8 @@
 """Runs that are killed and resumed through the command line end bit by bit like undisturbed ones.
 
-Everything that could break this is switched on: two discriminator steps, accumulation, dropout,
-schedules with warm-up, labels, augmentation, clipping, spectral norm and averaged weights.
+Everything that could break this is switched on: a folder of images from its cache with random
+transforms, two discriminator steps, accumulation, dropout, schedules with warm-up, labels,
+augmentation, clipping, spectral norm and averaged weights.
 """
 
 import random
@@ -12,6 +13,8 @@ import pytest
 import torch
 from processes import Command, imgsynth
 
+from imgsynth.data import Digits
+from imgsynth.images import save_png
 from imgsynth.loading import find_checkpoint
 from imgsynth.loggers.record import read_rows
 from imgsynth.testing.contract import first_difference
@@ -24,8 +27,11 @@ CONFIG = f"""
 seed: 3
 images: {IMAGES}
 data:
-  class_path: imgsynth.data.Digits
-  init_args: {{batch_size: 16}}
+  class_path: imgsynth.data.ImageFolder
+  init_args:
+    root: ROOT
+    batch_size: 16
+    transforms: [{{class_path: imgsynth.augment.RandomFlip}}]
 model:
   class_path: imgsynth.methods.HingeGAN
   init_args:
@@ -56,10 +62,19 @@ samples:
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory):
+def config(tmp_path_factory):
+    """The configuration, which trains on the digits as a folder of PNG files."""
+    root = tmp_path_factory.mktemp("digits")
+    for i, (images, labels) in enumerate(Digits(batch_size=1).reference("train")):
+        save_png(root / str(labels.item()) / f"{i:04d}.png", images[0])
+    return CONFIG.replace("ROOT", str(root))
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory, config):
     """The folder of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("reference")
-    (folder / "config.yaml").write_text(CONFIG)
+    (folder / "config.yaml").write_text(config)
     imgsynth(folder, "fit", "-c", "config.yaml", "--name", "run")
     return folder / "runs" / "run"
 
@@ -73,7 +88,7 @@ def everything(run):
     """All that the last checkpoint holds but Lightning's own counters."""
     checkpoint = torch.load(find_checkpoint(run), weights_only=True)
     assert checkpoint["imgsynth"]["updates"] == UPDATES
-    kept = ("state_dict", "optimizer_states", "imgsynth", "ImageDataModule", "Digits")
+    kept = ("state_dict", "optimizer_states", "imgsynth", "ImageFolder")
     return {k: checkpoint[k] for k in kept if k in checkpoint}
 
 
@@ -90,9 +105,9 @@ def wait_for(run, images, command):
     raise AssertionError(f"{images} images were not reached:\n{command.text()}")
 
 
-def interrupt(folder, number, update, *options):
+def interrupt(folder, config, number, update, *options):
     """Start the run, send the signal once the update is on record, return the exit code."""
-    (folder / "config.yaml").write_text(CONFIG)
+    (folder / "config.yaml").write_text(config)
     arguments = ("fit", "-c", "config.yaml", "--name", "run", *options)
     with Command(folder, *arguments) as command:
         wait_for(folder / "runs" / "run", 32 * update, command)
@@ -110,11 +125,11 @@ def assert_same_end(run, reference):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("moment", ["middle", "boundary"])
 def test_a_run_killed_at_a_random_update_ends_like_an_undisturbed_one(
-    tmp_path, reference, workers, moment
+    tmp_path, config, reference, workers, moment
 ):
     first = 12 if moment == "middle" else 41  # after 40 the last checkpoint is the epoch's end
     update = random.SystemRandom().randrange(first, first + 8)
-    code = interrupt(tmp_path, signal.SIGKILL, update, "--data.num_workers", workers)
+    code = interrupt(tmp_path, config, signal.SIGKILL, update, "--data.num_workers", workers)
     assert code == -signal.SIGKILL
     run = tmp_path / "runs" / "run"
     checkpoint = torch.load(find_checkpoint(run), weights_only=True)
@@ -127,10 +142,10 @@ def test_a_run_killed_at_a_random_update_ends_like_an_undisturbed_one(
     ("number", "code", "workers"), [(signal.SIGTERM, 143, 0), (signal.SIGINT, 130, 2)]
 )
 def test_a_run_asked_to_stop_saves_and_ends_like_an_undisturbed_one(
-    tmp_path, reference, number, code, workers
+    tmp_path, config, reference, number, code, workers
 ):
     update = random.SystemRandom().randrange(10, 60)
-    assert interrupt(tmp_path, number, update, "--data.num_workers", workers) == code
+    assert interrupt(tmp_path, config, number, update, "--data.num_workers", workers) == code
     run = tmp_path / "runs" / "run"
     saved = torch.load(find_checkpoint(run), weights_only=True)["imgsynth"]["updates"]
     assert update <= saved < UPDATES  # nothing of what was done is lost
@@ -138,8 +153,8 @@ def test_a_run_asked_to_stop_saves_and_ends_like_an_undisturbed_one(
     assert_same_end(run, reference)
 
 
-def test_a_run_killed_twice_ends_like_an_undisturbed_one(tmp_path, reference):
-    interrupt(tmp_path, signal.SIGKILL, 15)
+def test_a_run_killed_twice_ends_like_an_undisturbed_one(tmp_path, config, reference):
+    interrupt(tmp_path, config, signal.SIGKILL, 15)
     run = tmp_path / "runs" / "run"
     with Command(tmp_path, "resume", "runs/run") as command:
         wait_for(run, 32 * 45, command)
