@@ -4,13 +4,14 @@ import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from imgsynth.data.base import ImageDataModule, Split
+from imgsynth.data.levels import Array, Range, guess_range, quantise
 
 ArrayLike: TypeAlias = str | Path | np.ndarray[Any, Any] | Tensor
 """A path to a .npy or .npz file, or the array itself."""
@@ -24,8 +25,8 @@ class Arrays(ImageDataModule):
     case, ``(N, C, H, W)``; where both or neither have at most 4, ``channels_last`` must say.
 
     Args:
-        images: The training images: uint8 or uint16, as an array or tensor, the path of a .npy
-            file, or of a .npz file that has them under ``images_key``.
+        images: The training images: numbers of any type, as an array or tensor, the path of a
+            .npy file, or of a .npz file that has them under ``images_key``.
         labels: Their labels, whole numbers from 0: an array, tensor or .npy file. A .npz file of
             images may hold them itself, under ``labels_key``.
         test_images: Images of the split ``test``, given like ``images``.
@@ -34,6 +35,12 @@ class Arrays(ImageDataModule):
             last of ``np.random.default_rng(0).permutation(N)``, whatever the run's seed.
         class_names: A name for each label.
         channels_last: Where the channels are, if the shape does not tell.
+        value_range: Which values are black and white; what lies beyond becomes black or white
+            too. None: 0 and 255 for whole numbers (65,535 if some are larger), 0 and 1 for others
+            (-1 and 1 if some are negative), False and True; and an error if the training images
+            fit none of these.
+        bits: Images are kept with 8 or 16 bits a channel. None: 16 if they are uint16 or larger
+            whole numbers than 255, else 8.
         images_key: The images' name in .npz files.
         labels_key: The labels' name in .npz files. None means ``labels``, if there is such a name.
         kwargs: What every :class:`~imgsynth.data.base.ImageDataModule` takes.
@@ -57,6 +64,8 @@ class Arrays(ImageDataModule):
         test_fraction: float | None = None,
         class_names: Sequence[str] | None = None,
         channels_last: bool | None = None,
+        value_range: Range | None = None,
+        bits: Literal[8, 16] | None = None,
         images_key: str = "images",
         labels_key: str | None = None,
         **kwargs: Any,  # noqa: ANN401
@@ -68,9 +77,14 @@ class Arrays(ImageDataModule):
             raise ValueError("test_labels were given without test_images; pass both.")
         if test_fraction is not None and not 0 < test_fraction < 1:
             raise ValueError(f"test_fraction must lie between 0 and 1, got {test_fraction}.")
+        if value_range is not None and not value_range[0] < value_range[1]:
+            raise ValueError(f"value_range must be (black, white), rising, got {value_range}.")
+        self.value_range = None if value_range is None else (value_range[0], value_range[1])
+        self.bits = bits
         self.sources = {"train": (images, labels)}
         if test_images is not None:
             self.sources["test"] = (test_images, test_labels)
+        self._range: Range | None = None
         self.test_fraction = test_fraction
         self.channels_last = channels_last
         self.images_key = images_key
@@ -109,8 +123,24 @@ class Arrays(ImageDataModule):
         else:
             pixels = _load(images)
         assert pixels is not None
-        arranged = _arranged(_tensor(pixels, "images"), self.channels_last)
+        whole = self._whole(_array(pixels, "images"))
+        arranged = _arranged(torch.from_numpy(whole), self.channels_last)
         return arranged, None if labels is None else _tensor(_load(labels), "labels")
+
+    def _whole(self, pixels: Array) -> Array:
+        if not pixels.size:
+            return pixels.astype(np.uint8)
+        if self._range is None:  # the training images come first, and tell for the others
+            self._range = self.value_range or guess_range(pixels)
+        low, high = self._range
+        given = pixels.dtype == np.uint8 or self.value_range is not None
+        if not given and (pixels.min() < low or pixels.max() > high):
+            raise ValueError(
+                f"The training images have values from {low:g} to {high:g}, others from "
+                f"{pixels.min():g} to {pixels.max():g}; pass value_range=(black, white)."
+            )
+        wide = pixels.dtype == np.uint16 or self._range == (0, 65535)
+        return quantise(pixels, self._range, self.bits or (16 if wide else 8))
 
 
 def _labels_for(images: Tensor, labels: Tensor) -> Tensor:
@@ -173,15 +203,22 @@ def _load(value: ArrayLike) -> Any:  # noqa: ANN401
 
 
 def _tensor(value: Any, what: str) -> Tensor:  # noqa: ANN401
+    return (
+        value.detach().cpu() if isinstance(value, Tensor) else torch.from_numpy(_array(value, what))
+    )
+
+
+def _array(value: Any, what: str) -> Array:  # noqa: ANN401
     if isinstance(value, Tensor):
-        return value.detach().cpu()
+        value = value.detach().cpu()
+        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
     array = np.asarray(value)
     if array.dtype.kind not in "uifb":
         raise ValueError(
             f"Expected {what} as a numeric array, got dtype {array.dtype}; objects and text are "
             "not loaded, convert them first."
         )
-    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+    return np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
 
 
 def _arranged(images: Tensor, channels_last: bool | None) -> Tensor:

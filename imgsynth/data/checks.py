@@ -53,6 +53,11 @@ def check_alike(split: TensorSource, train: TensorSource, where: str) -> None:
             f"{where}: images of shape {shape}, but those to train on have {expected}; bring both "
             "to one shape."
         )
+    if split.images.dtype != train.images.dtype:
+        raise ValueError(
+            f"{where}: images of dtype {split.images.dtype}, but those to train on have "
+            f"{train.images.dtype}; bring both to one."
+        )
     if (split.labels is None) != (train.labels is None):
         raise ValueError(
             f"{where}: {'no labels' if split.labels is None else 'labels'}, unlike the training "

@@ -165,9 +165,17 @@ def test_archives_and_single_arrays_are_told_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"images": PIXELS / 255}, "uint8.*got torch.float64; convert floats x"),
-        ({"images": np.full((4, 8, 8), np.nan)}, "got torch.float64; convert floats x"),
-        ({"images": PIXELS > 9}, "got torch.bool"),
+        ({"images": PIXELS / 100}, r"from 0 to 2.55 \(float64\), which .* value_range=\(0, 2.55\)"),
+        ({"images": np.full((4, 8, 8), np.nan)}, "NaN or infinite"),
+        ({"images": PIXELS / 255 + np.nan, "value_range": (0, 1)}, "hold values that are NaN"),
+        ({"images": PIXELS.astype("i2") - 1}, r"values from -1 to 254 \(int16\), which does not"),
+        ({"images": PIXELS.astype("i4") * 1000}, "values from 0 to 255000"),
+        ({"images": PIXELS, "value_range": (1, 1)}, r"rising, got \(1, 1\)"),
+        (
+            {"images": PIXELS / 255, "test_images": PIXELS / 100},
+            "from 0 to 1, others from 0 to 2.55",
+        ),
+        ({"images": PIXELS, "test_images": PIXELS.astype("u2")}, "of dtype torch.uint16, but"),
         ({"images": PIXELS[:0]}, "there are no images"),
         ({"images": PIXELS[0, 0]}, r"\(N, H, W, C\) or \(N, C, H, W\), got \(8, 3\)"),
         ({"images": np.array([None, 1])}, "Expected images as a numeric array, got dtype object"),
@@ -198,3 +206,46 @@ def test_wrong_arrays_are_refused_with_what_was_expected(
 def test_unsigned_labels_of_any_width_become_int64() -> None:
     for dtype in ("u1", "u2", "u4", "u8", "i1", ">i4"):
         assert labels_of(Arrays(PIXELS, LABELS.astype(dtype))) == LABELS.tolist()
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        (PIXELS / 255, PIXELS),
+        ((PIXELS / 255).astype(np.float16), PIXELS),
+        (torch.from_numpy(PIXELS / 255).bfloat16(), None),
+        (PIXELS / 127.5 - 1, PIXELS),
+        (PIXELS.astype(np.float32), PIXELS),
+        (PIXELS.astype(np.int64), PIXELS),
+        (PIXELS > 9, (PIXELS > 9) * np.uint8(255)),
+        (PIXELS.astype(np.int32) * 257, PIXELS.astype(np.uint16) * 257),
+    ],
+)
+def test_numbers_of_any_type_become_whole_levels(images: Any, expected: Any) -> None:
+    found = next(Arrays(images).reference("train", 100))[0].movedim(1, 3).numpy()
+    if expected is None:  # 8 binary digits do not keep 255 levels apart
+        assert np.abs(found.astype(int) - PIXELS).max() <= 1
+    else:
+        assert found.dtype == expected.dtype
+        assert np.array_equal(found, expected)
+
+
+def test_a_given_range_says_what_is_black_and_white_and_clips_beyond() -> None:
+    scan = np.array([-2000, -1000, -500, 1000, 3000], np.int16).reshape(5, 1, 1)
+    for bits, largest in ((None, 255), (16, 65535)):
+        data = Arrays(scan, value_range=(-1000, 1000), bits=bits)
+        found = next(data.reference("train"))[0].flatten().tolist()
+        assert found == [0, 0, round(largest / 4), largest, largest]
+    deep = Arrays(np.array([0, 128, 129, 65535], "u2").reshape(4, 1, 1), bits=8)
+    assert next(deep.reference("train"))[0].flatten().tolist() == [0, 0, 1, 255]
+
+
+def test_images_that_are_surprisingly_dark_are_warned_of() -> None:
+    with pytest.warns(UserWarning, match=r"brightest value .* is 16, .* value_range=\(0, 16\)"):
+        Arrays(np.arange(17).reshape(17, 1, 1)).setup()
+
+
+def test_the_test_split_is_read_by_the_range_of_the_training_split() -> None:
+    train, test = PIXELS / 127.5 - 1, np.full((2, 8, 8, 3), 0.5)
+    found = next(Arrays(train, test_images=test).reference("test"))[0]
+    assert found.unique().tolist() == [191]
