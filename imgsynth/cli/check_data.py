@@ -42,7 +42,8 @@ def check_data(argv: list[str]) -> int:
     sheet = _sheet(given.sheet, root)
 
     from imgsynth.data import ImageFolder
-    from imgsynth.data.check import check, contact_sheet
+    from imgsynth.data.check import check
+    from imgsynth.data.contact_sheet import contact_sheet
     from imgsynth.data.scan import scan
     from imgsynth.images import save_png
 

@@ -226,7 +226,9 @@ class _Build:
             raise self._none()
         if rule.size is None:
             sizes = [(h.height, h.width) for h in headers.values()]
-            rule = replace(rule, size=self._agreed(sizes, headers, "sizes", _SIZE_HELP))
+            rule = replace(
+                rule, size=self._agreed(sizes, headers, "sizes (height x width)", _SIZE_HELP)
+            )
         if rule.channels is None:
             channels = [h.channels for h in headers.values()]
             agreed = self._agreed(channels, headers, "numbers of channels", _CHANNELS_HELP)
@@ -449,7 +451,7 @@ def _plain(rule: Rule) -> Any:  # noqa: ANN401
 
 
 def _text(value: Any) -> str:  # noqa: ANN401
-    return f"{value[1]}x{value[0]}" if isinstance(value, tuple) else str(value)
+    return f"{value[0]}x{value[1]}" if isinstance(value, tuple) else str(value)
 
 
 def _chunks(places: Sequence[int]) -> Iterator[Sequence[int]]:

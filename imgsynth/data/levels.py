@@ -70,7 +70,7 @@ def quantise(array: Array, value_range: Range, bits: int) -> Array:
     """
     kind: np.dtype[Any] = np.dtype("u1" if bits == 8 else "u2")
     largest = 2.0**bits - 1
-    if array.dtype.str == kind.str and value_range == (0, largest):
+    if (array.dtype, *value_range) == (kind, 0, largest):
         return array
     low, high = value_range
     whole = np.empty(array.shape, kind)

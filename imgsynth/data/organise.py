@@ -71,7 +71,8 @@ class Organiser:
         used = np.array([split is not None for split in split_of], bool)
         found: list[str | None] | None = [None if row is None else row[0] for row in rows]
         if not any(found or ()):
-            found = self._folders(inner, used, empty)
+            tops = {name.removesuffix(below) for name, below in zip(names, inner, strict=True)}
+            found = self._folders(inner, used, _below(tops, empty))
         labels, classes = self._labels(found, used)
         if self.test_fraction or self.val_fraction:
             split_of = self._by_ratio(names, labels, split_of)
@@ -89,7 +90,13 @@ class Organiser:
             return [(None, None)] * len(names)
         table = read_table(self.table)
         rows: list[Row | None] = [None] * len(names)
-        for place, row in zip(_places(table, names, self.table), table.values(), strict=True):
+        places = _places(table, names, self.table)
+        for place, (file, row) in zip(places, table.items(), strict=True):
+            if rows[place] not in {None, row}:
+                raise ValueError(
+                    f"{self.table} names {names[place]!r} twice, the second time as {file!r} with "
+                    "another label or split."
+                )
             rows[place] = row
         missing = [name for name, row in zip(names, rows, strict=True) if row is None]
         if missing and not self.allow_unlisted:
@@ -114,10 +121,10 @@ class Organiser:
             return [None if row is None else self._known(row[1]) for row in rows], names
         if self.split_by:
             return self._by_parts(names, self.split_by)
-        tops = {name.partition("/")[0] if "/" in name else "" for name in names}
+        halves = [name.partition("/") if "/" in name else ("", "", name) for name in names]
+        tops = {top.lower() for top, _, _ in halves}
         if self.table is None and not ratio and "train" in tops and tops <= set(SPLITS):
-            halves = [name.partition("/") for name in names]
-            return [SPLITS[top] for top, _, _ in halves], [rest for _, _, rest in halves]
+            return [SPLITS[top.lower()] for top, _, _ in halves], [rest for _, _, rest in halves]
         return [None if row is None else "train" for row in rows], names
 
     def _known(self, split: str | None) -> str:
@@ -185,14 +192,15 @@ class Organiser:
         return split_of
 
     def _folders(
-        self, inner: Sequence[str], used: np.ndarray[Any, np.dtype[np.bool_]], empty: Iterable[str]
+        self, inner: Sequence[str], used: np.ndarray[Any, np.dtype[np.bool_]], empty: list[str]
     ) -> list[str | None] | None:
         """Return the class of each file from its folders; None where they name none."""
         depth = self.class_depth
         parents = [PurePosixPath(name).parent.parts for name in inner]
         if depth is None:
             tops = {parts[:1] for parts, u in zip(parents, used, strict=True) if u}
-            if len(tops) == 1:  # all in the root, or in one folder
+            beside = any("/" not in folder for folder in empty)
+            if tops == {()} or (len(tops) == 1 and not beside):  # in the root, or in one folder
                 return None
             if () in tops:
                 raise ValueError(
@@ -243,6 +251,13 @@ class Organiser:
         label = {name: i for i, name in enumerate(classes)}
         values = [label[n] if u and n is not None else -1 for n, u in zip(found, used, strict=True)]
         return np.array(values, np.int64), classes
+
+
+def _below(splits: Iterable[str], folders: Iterable[str]) -> list[str]:
+    """Return each folder's path below the folder of its split (``""`` if there is none)."""
+    prefixes = sorted(splits, key=len, reverse=True)
+    found = [next((f[len(p) :] for p in prefixes if f.startswith(p)), f) for f in folders]
+    return sorted({folder for folder in found if folder})
 
 
 def _refuse_twins(classes: Sequence[str]) -> None:

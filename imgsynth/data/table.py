@@ -52,6 +52,8 @@ def read_table(path: str | Path) -> dict[str, Row]:
             )
     if not table:
         raise ValueError(f"The table {path} has no rows.")
+    if len({(label is None, split is None) for label, split in table.values()}) > 1:
+        raise ValueError(f"{path}: some rows have a label or a split, and others have none.")
     return table
 
 

@@ -241,7 +241,7 @@ def test_if_no_image_can_be_used_the_first_one_says_why(tmp_path: Path) -> None:
     ("shape", "rule", "message"),
     [
         ((9, 12), Rule((8, 8), bits=8), r"channels: 3 \(20 images\), 1 \(1, such as 'odd.png'\);"),
-        ((7, 12, 3), Rule(channels=3, bits=8), r"sizes: 12x9 \(20 images\), 12x7 \(1, .*size=64"),
+        ((7, 12, 3), Rule(channels=3, bits=8), r"width\): 9x12 \(20 images\), 7x12 \(1, .*size=64"),
         ((9, 12, 4), Rule((8, 8)), r"channels: 3 \(20 images\), 4 \(1, .* channels=3 \(gray is"),
     ],
 )

@@ -51,6 +51,8 @@ def test_folders_called_train_and_test_are_splits_and_no_classes() -> None:
         "train": names[1:3], "val": names[3:], "test": names[:1],
     }  # fmt: skip
     assert classes(organised) == ["cat", "cat", "dog", "dog"]
+    capitals = sorted(name.capitalize() for name in names)
+    assert classes(Organiser(HERE)(capitals)) == classes(organised)
     others = [*names, "extra/5.png"]  # then they are classes, as any folder is
     assert Organiser(HERE)(others).classes == ("extra", "test", "train", "valid")
 
@@ -110,6 +112,7 @@ def test_class_names_fix_the_order() -> None:
         ({}, ["a.png", "cat/b.png"], (), "both directly and in folders, .* class_depth=0"),
         ({}, CLASSES, ["cow", "cat/z"], "class folder 'cow' in pictures has no images; remove it"),
         ({}, CLASSES, ["cow", "emu"], r"'cow' in pictures has no images \(2 folders have none\)"),
+        ({}, ["test/cat/1.png", "train/cat/1.png"], ["train/cow"], "class folder 'cow'"),
         ({}, ["Cat/a.png", "cat /b.png"], (), "class names 'Cat' and 'cat ' differ in case or"),
         ({}, ["caf\u00e9/a.png", "cafe\u0301/b.png"], (), "give each class one name"),
         ({"class_depth": 2}, CLASSES, (), "class_depth=2: 3 images are in fewer .* 'cat/1.png'"),
@@ -140,6 +143,7 @@ def test_what_is_not_clear_is_refused(
     [
         ("file,label\na.png,x\nb.png,y\n", "1 of the 3 images in pictures have no row .* 'c.png'"),
         ("file,label\na.png,x\nb.png,y\nc.png,y\nd.png,y\n", "names 1 files that are not there"),
+        ("file,label\na.png,x\na,y\nb.png,x\nc.png,x\n", "names 'a.png' twice, .* as 'a' with"),
         ("file,split\na.png,train\nb.png,dev\nc.png,test\n", "has the split 'dev'; expected one"),
     ],
 )

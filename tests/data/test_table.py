@@ -43,6 +43,7 @@ def test_a_column_may_be_absent_and_numbers_are_text(tmp_path: Path) -> None:
         ("t.csv", "file,label\na,cat\nb,\n", "line 3: a value is missing"),
         ("t.csv", "file,label\na,cat\na,dog\n", "line 3: 'a' is label 'dog', but label 'cat'"),
         ("t.jsonl", '{"file": "a", "label": "x"}\n{"file"', "line 2: no JSON object"),
+        ("t.jsonl", '{"file": "a", "label": "x"}\n{"file": "b", "split": "u"}', "others have none"),
         ("t.jsonl", "[1, 2]", r"line 1: expected a JSON object, got '\[1, 2\]'"),
     ],
 )
