@@ -55,8 +55,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         raise ValueError(f"{str(path)!r} was not saved by imgsynth: it has no 'imgsynth' section.")
     section = checkpoint["imgsynth"]
     present = {*checkpoint, *section} if isinstance(section, dict) else set()
-    parts = {"state_dict", "method", "seed", "updates", "images_seen", "meter", "trained_before"}
-    missing = parts - present
+    missing = {"state_dict", "method", "seed", "updates", "images_seen", "meter"} - present
     if missing:
         raise ValueError(f"{str(path)!r} is no whole checkpoint: it lacks {min(missing)!r}.")
     return checkpoint
@@ -170,7 +169,7 @@ def trained_on(path: str | Path) -> np.ndarray[Any, np.dtype[np.uint64]]:
 
 
 def _hashes(checkpoint: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    parts = [checkpoint["imgsynth"]["trained_before"]]
+    parts = [checkpoint["imgsynth"].get("trained_before", torch.empty(0, dtype=torch.int64))]
     for section in checkpoint.values():  # a datamodule's is called by its class
         if isinstance(section, dict) and "trained_on" in section:
             parts += [section["trained_on"], section["trained_on_earlier"]]

@@ -17,10 +17,10 @@ from imgsynth.methods import LSGAN, HingeGAN
 from imgsynth.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
 
 
-def make(cls=HingeGAN, width=4, **kwargs):
+def make(cls=HingeGAN, width=4, num=10, **kwargs):
     return cls(
-        MLPGenerator((1, 8, 8), 10, width=width, latent_dim=4),
-        MLPDiscriminator((1, 8, 8), 10, width=width),
+        MLPGenerator((1, 8, 8), num, width=width, latent_dim=4),
+        MLPDiscriminator((1, 8, 8), num, width=width),
         **kwargs,
     )
 
@@ -265,3 +265,35 @@ def test_a_run_that_goes_on_with_other_images_says_so_and_remembers_the_first(tm
     for name, hashes in (("fingerprints.npz", seen), ("fingerprints-2.npz", now)):
         with np.load(tmp_path / "a" / name, allow_pickle=False) as kept:
             assert kept["train"].tolist() == hashes.tolist()
+
+
+def test_a_run_that_goes_on_with_other_labels_says_so(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (12, 1, 8, 8), dtype=np.uint8)
+
+    def data(labels):
+        return Arrays(images, labels, channels_last=False, batch_size=4)
+
+    fit(make(num=2), data(np.arange(12) % 2), tmp_path / "a")
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        callbacks=[Length(128)],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    with pytest.warns(UserWarning, match="The training labels are not those that"):
+        trainer.fit(
+            make(num=2),
+            data(np.arange(12) % 3 % 2),
+            ckpt_path=find_checkpoint(tmp_path / "a"),
+            weights_only=True,
+        )
+
+
+def test_a_method_trained_twice_remembers_the_first_data(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (24, 1, 8, 8), dtype=np.uint8)
+    method = unconditional()
+    first = train_on(tmp_path / "a", images[:12], method)
+    second = train_on(tmp_path / "b", images[12:], method)
+    assert trained_on(tmp_path / "b").tolist() == sorted([*first.tolist(), *second.tolist()])

@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import os
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Self, TypeAlias
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -143,10 +143,12 @@ class ImageDataModule(Described, LightningDataModule, ABC):
             where = f"{type(self).__name__}, split {split!r}"
             checks.check_alike(loaded[split], train, where)
             checks.check_label_range(loaded[split].labels, num_classes, bool(self.names), where)
+        chosen = self.train_indices
+        places = None if chosen is None else self._places_of(chosen, len(train))
         self._num_classes = num_classes
         self._loaded = loaded
-        if self.train_indices is not None:
-            self._train_on(self._places_of(self.train_indices))
+        if places is not None:
+            self._train_on(places)
         if self.num_limit is not None:
             self._train_on(_shares(loaded["train"], self.num_limit))
 
@@ -166,8 +168,7 @@ class ImageDataModule(Described, LightningDataModule, ABC):
         self._loaded["train"] = self._loaded["train"].at(places)
         self._places = places if self._places is None else self._places[places]
 
-    def _places_of(self, indices: list[int]) -> Tensor:
-        num = len(self._loaded["train"])
+    def _places_of(self, indices: list[int], num: int) -> Tensor:
         if not indices or min(indices) < 0 or max(indices) >= num:
             span = f"{min(indices)} to {max(indices)}" if indices else "none"
             raise ValueError(
@@ -250,8 +251,7 @@ class ImageDataModule(Described, LightningDataModule, ABC):
         Raises:
             ValueError: If there is none, or one is out of range.
         """
-        self._split("train")
-        places = self._places_of([int(i) for i in indices])
+        places = self._places_of([int(i) for i in indices], len(self._split("train")))
         other = self._copy()
         other._train_on(places)
         assert other._places is not None
@@ -274,6 +274,8 @@ class ImageDataModule(Described, LightningDataModule, ABC):
         if num_images < 1:
             raise ValueError(f"limit must be at least 1, got {num_images}.")
         places = _shares(self._split("train"), num_images)
+        if self.num_limit is not None:  # what is left is not the first of a new choice
+            return self.subset(places)
         other = self._copy()
         other._train_on(places)
         other.num_limit = num_images
@@ -415,8 +417,12 @@ class ImageDataModule(Described, LightningDataModule, ABC):
         # Signed, as torch has few operations for uint64.
         current = torch.from_numpy(self.fingerprint("train").view(np.int64))
         earlier = torch.from_numpy(self._earlier.view(np.int64))
-        place = self._train_loader.state_dict()
-        return {"train": place, "trained_on": current, "trained_on_earlier": earlier}
+        return {
+            "train": self._train_loader.state_dict(),
+            "trained_on": current,
+            "trained_on_earlier": earlier,
+            "fingerprint": self.fingerprint_of("train"),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember the place for the loader that a resumed fit will ask for."""
@@ -424,19 +430,23 @@ class ImageDataModule(Described, LightningDataModule, ABC):
             return
         self._resume_state = state_dict.get("train")
         if "trained_on" in state_dict:
-            self._compare(state_dict["trained_on"], state_dict["trained_on_earlier"])
+            self._compare(state_dict)
 
-    def _compare(self, trained_on: Tensor, earlier: Tensor) -> None:
+    def _compare(self, state_dict: dict[str, Any]) -> None:
         """Warn if a resumed run goes on with other images, and keep what it saw before."""
-        before = trained_on.numpy().view(np.uint64)
+        before = state_dict["trained_on"].numpy().view(np.uint64)
+        earlier = state_dict["trained_on_earlier"].numpy().view(np.uint64)
         now = self.fingerprint("train")
-        self._earlier = np.setdiff1d(np.concatenate([before, earlier.numpy().view(np.uint64)]), now)
-        if len(before) == len(now) and (num := int((before != now).sum())):
-            warnings.warn(
-                f"{num:,} of the {len(now):,} training images are not those that the checkpoint "
-                "was trained on: the run goes on with other images, not exactly where it was.",
-                stacklevel=2,
-            )
+        self._earlier = np.setdiff1d(np.concatenate([before, earlier]), now)
+        if len(before) != len(now) or self.fingerprint_of("train") == state_dict["fingerprint"]:
+            return  # the loader refuses another number
+        num = int((before != now).sum())
+        what = f"{num:,} of the {len(now):,} training images" if num else "The training labels"
+        rank_zero_warn(
+            f"{what} are not those that the checkpoint was trained on: the run goes on with "
+            "others, not exactly where it was.",
+            stacklevel=4,
+        )
 
     def teardown(self, stage: str) -> None:
         """Free the worker processes and the device's memory after training."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from imgsynth.data.decode import UnusableImage, decode
 from imgsynth.data.organise import Organisation
 from imgsynth.data.rule import Rule
-from imgsynth.data.scan import Listing
+from imgsynth.data.scan import Listing, spread
 
 _MOST_SHOWN = 64
 _COLUMNS = 8
@@ -93,18 +93,14 @@ def _groups(
 
 def _chosen(groups: Mapping[str, Sequence[int]]) -> list[tuple[str, int]]:
     """Return as many of each group as there are; what small ones leave goes to the others."""
-    names = [list(groups)[i] for i in _spread(len(groups), min(_MOST_SHOWN, len(groups)))]
+    names = [list(groups)[i] for i in spread(len(groups), min(_MOST_SHOWN, len(groups)))]
     shares: dict[str, int] = {}
     for done, name in enumerate(sorted(names, key=lambda name: len(groups[name]))):
         share = (_MOST_SHOWN - sum(shares.values())) // (len(names) - done)
         shares[name] = min(len(groups[name]), share)
     return [
-        (name, groups[name][i]) for name in names for i in _spread(len(groups[name]), shares[name])
+        (name, groups[name][i]) for name in names for i in spread(len(groups[name]), shares[name])
     ]
-
-
-def _spread(num: int, most: int) -> list[int]:
-    return [(2 * i + 1) * num // (2 * most) for i in range(most)]
 
 
 def _cell(caption: str, image: Tensor, rule: Rule) -> _Cell:

@@ -1,16 +1,18 @@
 """Any folder of images as a data set."""
 
-import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 
 from imgsynth.data.base import ImageDataModule
-from imgsynth.data.cache import Cache, cached
-from imgsynth.data.organise import Organisation, Organiser
+from imgsynth.data.build import cached
+from imgsynth.data.cache import Cache
+from imgsynth.data.organise import Organisation, Organiser, check_classes
 from imgsynth.data.rule import Rule
 from imgsynth.data.scan import Listing, scan
 from imgsynth.data.source import TensorSource
@@ -66,11 +68,9 @@ class ImageFolder(ImageDataModule):
         ValueError: If a number is out of range.
 
     Example:
-        >>> import skimage
-        >>> folder = Path(skimage.__file__).parent / "data"
-        >>> # data = ImageFolder(folder, size=64, channels=3, bits=8, unusable="skip")
-        >>> # data.image_shape
-        >>> # (3, 64, 64)
+        >>> # data = ImageFolder("photos", size=64, channels=3, test_fraction=0.1)
+        >>> # data.image_shape, data.class_names, data.num_images("test")
+        >>> # ((3, 64, 64), ('cat', 'dog'), 120)
     """
 
     def __init__(
@@ -100,9 +100,12 @@ class ImageFolder(ImageDataModule):
                 "test_fraction and val_fraction must be at least 0 and below 1 together, got "
                 f"{test_fraction} and {val_fraction}."
             )
+        if unusable not in {"refuse", "skip"}:
+            raise ValueError(f"unusable must be refuse or skip, got {unusable!r}.")
         self.root = Path(root).expanduser()
+        sides: Any = (size, size) if isinstance(size, int) else size
         self.rule = Rule(
-            (size, size) if isinstance(size, int) else size and (size[0], size[1]),
+            tuple(sides) if isinstance(sides, list) else sides,
             fit,
             interpolation,
             channels,
@@ -160,13 +163,13 @@ class ImageFolder(ImageDataModule):
         if self._cache is None:
             listing, _ = self._files()
             cache = cached(listing, self.rule, self.cache, self.cache_gb * 1e9)
-            self._judge(cache.unusable, listing)
+            if cache.unusable:
+                self._leave_out(cache.unusable)
             self._cache = cache
         return self._cache
 
-    def _judge(self, unusable: Mapping[int, str], listing: Listing) -> None:
-        if not unusable:
-            return
+    def _leave_out(self, unusable: Mapping[int, str]) -> None:
+        listing, organised = self._files()
         named = [f"{listing.names[i]!r} {why}" for i, why in list(unusable.items())[:_MOST_NAMED]]
         more = len(unusable) - len(named)
         text = (
@@ -175,19 +178,21 @@ class ImageFolder(ImageDataModule):
         )
         if self.unusable == "refuse":
             raise ValueError(f"{text} Mend or remove them, or leave them out with unusable='skip'.")
-        warnings.warn(f"{text} They are left out.", stacklevel=3)
+        rank_zero_warn(f"{text} They are left out.", stacklevel=4)
+        lost = list(unusable)
+        splits = {s: places[~np.isin(places, lost)] for s, places in organised.splits.items()}
+        organised = replace(organised, splits=splits)
+        check_classes(self.root, organised)
+        self._found = listing, organised
 
     def load_split(self, split: str) -> TensorSource:
         """Return the images of one split, in the order of their files' names."""
-        places, labels = self._places_in(split)
-        rows = torch.from_numpy(places)
-        return self._decoded().source(rows, None if labels is None else torch.from_numpy(labels))
-
-    def _places_in(self, split: str) -> tuple[Any, Any]:
+        cache = self._decoded()
         organised = self._files()[1]
         places = organised.splits[split]
-        places = places[~np.isin(places, list(self._decoded().unusable))]
-        return places, None if organised.labels is None else organised.labels[places]
+        labels = None if organised.labels is None else organised.labels[places]
+        rows = torch.from_numpy(places)
+        return cache.source(rows, None if labels is None else torch.from_numpy(labels))
 
     def files(self, split: str = "train") -> list[str]:
         """Return the path of each image of a split, relative to the root, in order.
@@ -196,7 +201,8 @@ class ImageFolder(ImageDataModule):
             ValueError: If there is no such split.
         """
         self._split(split)
-        places, _ = self._places_in(split)
+        listing, organised = self._files()
+        places = organised.splits[split]
         if split == "train" and self._places is not None:
             places = places[self._places.numpy()]
-        return [self._files()[0].names[i] for i in places.tolist()]
+        return [listing.names[i] for i in places.tolist()]

@@ -2,7 +2,7 @@
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -55,6 +55,16 @@ class Organiser:
     val_fraction: float = 0.0
     allow_unlisted: bool = False
 
+    def __post_init__(self) -> None:
+        """Check what can be checked without the files."""
+        if self.class_depth is not None and self.class_depth < -1:
+            raise ValueError(f"class_depth must be at least -1, got {self.class_depth}.")
+        if self.split_by is not None and not isinstance(self.split_by, Mapping):
+            raise ValueError(
+                "split_by must say which folder or list is which split, such as "
+                f"{{'test': 'held_out.txt'}}, got {self.split_by!r}."
+            )
+
     def __call__(self, names: Sequence[str], empty: Iterable[str] = ()) -> Organisation:
         """Organise files.
 
@@ -72,7 +82,7 @@ class Organiser:
         found: list[str | None] | None = [None if row is None else row[0] for row in rows]
         if not any(found or ()):
             tops = {name.removesuffix(below) for name, below in zip(names, inner, strict=True)}
-            found = self._folders(inner, used, _below(tops, empty))
+            found = self._folders(inner, used, _below(tops, empty, inner))
         labels, classes = self._labels(found, used)
         if self.test_fraction or self.val_fraction:
             split_of = self._by_ratio(names, labels, split_of)
@@ -81,8 +91,9 @@ class Organiser:
             for split in ("train", "val", "test")
         }
         splits = {split: places for split, places in splits.items() if len(places)}
-        _check(self.root, splits, labels, classes)
-        return Organisation(splits, labels, classes)
+        organised = Organisation(splits, labels, classes)
+        check_classes(self.root, organised)
+        return organised
 
     def _rows(self, names: Sequence[str]) -> list[Row | None]:
         """Return the row of each file; None for one that is left out."""
@@ -120,7 +131,7 @@ class Organiser:
         if in_table:
             return [None if row is None else self._known(row[1]) for row in rows], names
         if self.split_by:
-            return self._by_parts(names, self.split_by)
+            return self._by_parts(names, rows, self.split_by)
         halves = [name.partition("/") if "/" in name else ("", "", name) for name in names]
         tops = {top.lower() for top, _, _ in halves}
         if self.table is None and not ratio and "train" in tops and tops <= set(SPLITS):
@@ -135,7 +146,7 @@ class Organiser:
         return SPLITS[split.lower()]
 
     def _by_parts(
-        self, names: Sequence[str], parts: Mapping[str, str]
+        self, names: Sequence[str], rows: list[Row | None], parts: Mapping[str, str]
     ) -> tuple[list[str | None], list[str]]:
         split_of: list[str | None] = [None] * len(names)
         inner = list(names)
@@ -153,9 +164,9 @@ class Organiser:
                 if split_of[i] not in {None, split}:
                     raise ValueError(f"{names[i]!r} is in the splits {split_of[i]} and {split}.")
                 split_of[i] = split
-        if "train" not in parts:
-            split_of = [split or "train" for split in split_of]
-        return split_of, inner
+        rest = None if "train" in parts else "train"
+        pairs = zip(split_of, rows, strict=True)
+        return [None if row is None else split or rest for split, row in pairs], inner
 
     def _by_ratio(
         self, names: Sequence[str], labels: Numbers | None, split_of: list[str | None]
@@ -200,8 +211,10 @@ class Organiser:
         if depth is None:
             tops = {parts[:1] for parts, u in zip(parents, used, strict=True) if u}
             beside = any("/" not in folder for folder in empty)
-            if tops == {()} or (len(tops) == 1 and not beside):  # in the root, or in one folder
+            single = len(tops) == 1 and not beside and self.class_names is None
+            if tops == {()} or single:  # in the root, or in one folder
                 return None
+            self._refuse_splits_as_classes({parts[0] for parts in tops if parts})
             if () in tops:
                 raise ValueError(
                     f"{self.root} holds images both directly and in folders, so it is not clear "
@@ -223,10 +236,22 @@ class Organiser:
             raise ValueError(
                 f"The class folder {hollow[0]!r} in {self.root} has no images"
                 f"{f' ({len(hollow)} folders have none)' if len(hollow) > 1 else ''}; remove it, "
-                "or name the classes there are with class_names."
+                "name the classes there are with class_names, or pass class_depth=0 if folders are "
+                "no classes."
             )
         end = None if depth < 0 else depth
         return ["/".join(p[:end]) if u else None for p, u in zip(parents, used, strict=True)]
+
+    def _refuse_splits_as_classes(self, folders: set[str]) -> None:
+        """Refuse to train on what is called ``test``, beside folders that are no splits."""
+        known = {folder for folder in folders if folder.lower() in SPLITS}
+        if len({SPLITS[folder.lower()] for folder in known}) > 1 and self.split_by is None:
+            other = min(folders - known, default="")
+            raise ValueError(
+                f"{self.root} holds {' and '.join(sorted(known))}, and also {other!r}, so it is "
+                "not clear whether these are splits or classes; say split_by={'train': 'train', "
+                "'test': 'test'}, or class_depth=1 if they are classes."
+            )
 
     def _labels(
         self, found: list[str | None] | None, used: np.ndarray[Any, np.dtype[np.bool_]]
@@ -253,11 +278,11 @@ class Organiser:
         return np.array(values, np.int64), classes
 
 
-def _below(splits: Iterable[str], folders: Iterable[str]) -> list[str]:
-    """Return each folder's path below the folder of its split (``""`` if there is none)."""
-    prefixes = sorted(splits, key=len, reverse=True)
-    found = [next((f[len(p) :] for p in prefixes if f.startswith(p)), f) for f in folders]
-    return sorted({folder for folder in found if folder})
+def _below(splits: Iterable[str], empty: Iterable[str], inner: Iterable[str]) -> list[str]:
+    """Return the empty folders below those of the splits that are empty in all of them."""
+    below = {folder[len(top) :] for top in splits for folder in empty if folder.startswith(top)}
+    filled = {"/".join(p.parts[:i]) for p in map(PurePosixPath, inner) for i in range(len(p.parts))}
+    return sorted(below - filled - set(SPLITS))
 
 
 def _refuse_twins(classes: Sequence[str]) -> None:
@@ -272,18 +297,24 @@ def _refuse_twins(classes: Sequence[str]) -> None:
         seen[plain] = name
 
 
-def _places(files: Iterable[str], names: Sequence[str], source: Path) -> list[int]:
-    """Return where each file of a table or list is: by its path, its name or its stem."""
-    by_path = {name: i for i, name in enumerate(names)}
-    shorter: dict[str, int] = {}
+def _shorter(names: Sequence[str]) -> dict[str, int]:
+    """Return where each file is by its name, its stem and its path without suffix; -1: unclear."""
+    places: dict[str, int] = {}
     for i, name in enumerate(names):
         path = PurePosixPath(name)
         for short in {path.name, path.stem, str(path.with_suffix(""))}:
-            shorter[short] = -1 if short in shorter else i  # -1: two files have it
+            places[short] = -1 if short in places else i
+    return places
+
+
+def _places(files: Collection[str], names: Sequence[str], source: Path) -> list[int]:
+    """Return where each file of a table or list is: by its path, its name or its stem."""
+    by_path = {name: i for i, name in enumerate(names)}
+    plain_names = [file.replace("\\", "/").removeprefix("./") for file in files]
+    shorter = {} if all(name in by_path for name in plain_names) else _shorter(names)
     places: list[int] = []
     unknown: list[str] = []
-    for file in files:
-        plain = file.replace("\\", "/").removeprefix("./")
+    for file, plain in zip(files, plain_names, strict=True):
         place = by_path.get(plain, shorter.get(plain, -1))
         if place < 0:
             unknown.append(file)
@@ -297,22 +328,31 @@ def _places(files: Iterable[str], names: Sequence[str], source: Path) -> list[in
 
 
 def _listed(root: Path, part: str, names: Sequence[str]) -> list[int]:
-    file = Path(part).expanduser()
-    file = file if file.is_file() else root / part
+    file = root / part
+    file = file if file.is_file() else Path(part).expanduser()
     if not file.is_file():
         raise FileNotFoundError(
             f"split_by names {part!r}, which is neither a folder with images in {root} nor a text "
             "file with the name of an image in each line."
         )
     lines = file.read_text(encoding="utf-8-sig").splitlines()
-    return _places([line.strip() for line in lines if line.strip()], names, file)
+    listed = [line.strip() for line in lines if line.strip()]
+    if not listed:
+        raise ValueError(f"The list {file} names no image.")
+    return _places(listed, names, file)
 
 
-def _check(
-    root: Path, splits: Mapping[str, Numbers], labels: Numbers | None, classes: Sequence[str]
-) -> None:
-    if "train" not in splits:
-        raise ValueError(f"{root}: no image is left to train on.")
+def check_classes(root: Path, organised: Organisation) -> None:
+    """Refuse a data set with nothing to train on, or nothing of a class that is tested.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    splits, labels = organised.splits, organised.labels
+    empty = [split for split, places in splits.items() if not len(places)]
+    if empty or "train" not in splits:
+        what = "train on" if "train" in empty or not empty else empty[0]
+        raise ValueError(f"{root}: no image is left to {what}.")
     if labels is None:
         return
     trained = set(labels[splits["train"]].tolist())
@@ -320,6 +360,6 @@ def _check(
         other = set(labels[places].tolist()) - trained
         if other:
             raise ValueError(
-                f"{root}: the class {classes[min(other)]!r} has images in {split}, but none to "
-                "train on."
+                f"{root}: the class {organised.classes[min(other)]!r} has images in {split}, but "
+                "none to train on."
             )

@@ -1,9 +1,12 @@
 """What lies in a folder: the image files, and when they last changed."""
 
+import errno
+import heapq
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ class Listing:
     Attributes:
         root: The folder.
         names: Paths relative to it, with ``/``, sorted by code points: the same on every machine.
+            Bytes that are not UTF-8 are surrogates, as Python has them.
         sizes: Bytes of each; -1 where the file cannot be asked.
         mtimes: When each last changed, in nanoseconds.
         num_others: Files that their names do not call images.
@@ -51,7 +55,8 @@ class Listing:
 def scan(root: str | Path) -> Listing:
     """List the image files below a folder; hidden ones and those of ``__MACOSX`` do not count.
 
-    Links are followed, each folder once.
+    Links are followed. A folder that several links or names lead to counts once: by the path
+    without links if there is one below the root, else by the first in the order of names.
 
     Args:
         root: The folder.
@@ -73,57 +78,92 @@ def scan(root: str | Path) -> Listing:
         raise FileNotFoundError(
             f"The folder {root} {what} (looked for {root.resolve()}); name a folder of images."
         )
-    found: list[tuple[str, int, int]] = []
-    empty: list[str] = []
-    num_others = 0
-    for folder, files in _walk(str(root), "", {_identity(root)}):
-        images = [f for f in files if os.path.splitext(f.name)[1].lower() in SUFFIXES]  # noqa: PTH122
-        num_others += len(files) - len(images)
-        found += [(folder + f.name, *_state(f)) for f in images]
-        if not images and folder:
-            empty.append(folder)
-    if not found:
+    found = _Found(root)
+    found.fill()
+    if not found.names:
         raise ValueError(
-            f"The folder {root} holds no images ({num_others:,} other files); images end in "
+            f"The folder {root} holds no images ({found.num_others:,} other files); images end in "
             f"{' '.join(sorted(SUFFIXES))}."
         )
-    found.sort()
-    filled = {"/".join(parts[:i]) for parts in _folders(found) for i in range(1, len(parts) + 1)}
+    order = sorted(range(len(found.names)), key=found.names.__getitem__)
+    stats = np.array(found.stats, np.int64).reshape(-1, 2)[order]
+    filled = _with_parents(found.filled)
     return Listing(
         root,
-        [name for name, _, _ in found],
-        np.array([size for _, size, _ in found], np.int64),
-        np.array([mtime for _, _, mtime in found], np.int64),
-        num_others,
-        tuple(sorted(folder[:-1] for folder in empty if folder[:-1] not in filled)),
+        [found.names[i] for i in order],
+        stats[:, 0].copy(),
+        stats[:, 1].copy(),
+        found.num_others,
+        tuple(sorted(folder for folder in found.hollow if folder not in filled)),
     )
 
 
-def _folders(found: list[tuple[str, int, int]]) -> set[tuple[str, ...]]:
-    return {tuple(name.split("/")[:-1]) for name, _, _ in found}
+@dataclass
+class _Found:
+    """What is found on the way, in the order of the disk.
+
+    Nothing else is kept of a file: a million of what ``os.scandir`` yields are a gigabyte.
+    """
+
+    root: Path
+    names: list[str] = field(default_factory=list)
+    stats: "array[int]" = field(default_factory=lambda: array("q"))  # size, time, size, time...
+    num_others: int = 0
+    filled: list[str] = field(default_factory=list)
+    hollow: list[str] = field(default_factory=list)
+
+    def fill(self) -> None:
+        """Go through all folders: links after the others, and those in the order of names."""
+        ahead = [(False, "")]
+        entered: set[tuple[int, int]] = set()
+        while ahead:
+            _, folder = heapq.heappop(ahead)
+            path = f"{self.root}/{folder}"[:-1]
+            try:
+                state = Path(path).stat()
+                if (state.st_dev, state.st_ino) in entered:
+                    continue
+                entered.add((state.st_dev, state.st_ino))
+                for below in self._enter(path, folder):
+                    heapq.heappush(ahead, below)
+            except OSError as error:
+                raise OSError(
+                    f"The folder {path} cannot be read ({error.strerror or error}); allow it, or "
+                    "move the folder elsewhere."
+                ) from error
+
+    def _enter(self, path: str, folder: str) -> list[tuple[bool, str]]:
+        """Take in the files of one folder; return the folders in it, and which are links."""
+        below: list[tuple[bool, str]] = []
+        num_before = len(self.names)
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                    continue
+                if _is_folder(entry):
+                    below.append((entry.is_symlink(), f"{folder}{entry.name}/"))
+                elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:  # noqa: PTH122
+                    self.names.append(folder + entry.name)
+                    self.stats.extend(_state(entry))
+                else:
+                    self.num_others += 1
+        if folder:
+            (self.hollow if len(self.names) == num_before else self.filled).append(folder[:-1])
+        return below
 
 
-def _walk(
-    path: str, folder: str, above: set[tuple[int, int]]
-) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
-    """Yield each folder, ``a/b/``, with its files; none of ``above`` is entered again."""
-    files: list[os.DirEntry[str]] = []
-    folders: list[os.DirEntry[str]] = []
-    with os.scandir(path) as entries:
-        for entry in entries:
-            if not entry.name.startswith(".") and entry.name != "__MACOSX":
-                (folders if entry.is_dir() else files).append(entry)
-    yield folder, files
-    for entry in folders:
-        identity = _identity(Path(entry.path))
-        if identity not in above:
-            above.add(identity)
-            yield from _walk(entry.path, f"{folder}{entry.name}/", above)
+def _with_parents(folders: Iterable[str]) -> set[str]:
+    paths = [PurePosixPath(folder) for folder in folders]
+    return {str(folder) for path in paths for folder in (path, *path.parents)}
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    state = folder.stat()
-    return state.st_dev, state.st_ino
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENOTDIR}:  # a link that leads nowhere
+            return False
+        raise
 
 
 def _state(file: os.DirEntry[str]) -> tuple[int, int]:
@@ -132,3 +172,13 @@ def _state(file: os.DirEntry[str]) -> tuple[int, int]:
     except OSError:  # a link to nothing: told when it is decoded
         return -1, 0
     return state.st_size, state.st_mtime_ns
+
+
+def spread(num: int, most: int) -> Sequence[int]:
+    """Return at most so many numbers below ``num``, evenly spread.
+
+    Example:
+        >>> list(spread(10, 4))
+        [1, 3, 6, 8]
+    """
+    return range(num) if num <= most else [(2 * i + 1) * num // (2 * most) for i in range(most)]

@@ -91,9 +91,13 @@ class TensorSource:
         """Return the same images in the memory of a device."""
         if device == self.device:
             return self
-        images = self.images if self.rows is None else select(self.images, self.rows)
+        shape = (len(self), *self.images.shape[1:])
+        images = torch.empty(shape, dtype=self.images.dtype, device=device)
+        # Some at a time: a set that is in a file need not fit into the memory here.
+        for places in torch.split(torch.arange(len(self)), 1024):
+            images[places[0] : places[-1] + 1] = self.fetch(places)["image"].to(device)
         labels = None if self.labels is None else self.labels.to(device)
-        return TensorSource(images.to(device), labels, hashes=self._hashes)
+        return TensorSource(images, labels, hashes=self._hashes)
 
     def hashes(self) -> Hashes:
         """Return the hash of each image, in order; computed when it is asked for first."""
@@ -127,6 +131,12 @@ class MappedSource(TensorSource):
     ) -> None:
         self._file = (path, shape, dtype)
         super().__init__(_mapped(path, shape, dtype), labels, rows, hashes)
+
+    def __copy__(self) -> Self:
+        """Share the open file, which may have lost its name meanwhile."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the images out: another process opens the file instead of getting a copy."""

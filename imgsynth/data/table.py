@@ -1,7 +1,9 @@
 """Tables of files: the label and the split of each, as CSV or JSON lines."""
 
 import csv
+import io
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -37,7 +39,7 @@ def read_table(path: str | Path) -> dict[str, Row]:
     table: dict[str, Row] = {}
     for line, row in _rows(path):
         file = _value(row, _FILE)
-        found = _value(row, _LABEL), _value(row, _SPLIT)
+        found = _interned(_value(row, _LABEL)), _interned(_value(row, _SPLIT))
         if file is None or found == (None, None):
             raise ValueError(
                 f"{path}, line {line}: expected a file and its label or split, got the columns "
@@ -57,6 +59,10 @@ def read_table(path: str | Path) -> dict[str, Row]:
     return table
 
 
+def _interned(value: str | None) -> str | None:
+    return None if value is None else sys.intern(value)  # few are different
+
+
 def _said(row: Row) -> str:
     named = zip(("label", "split"), row, strict=True)
     return " ".join(f"{what} {value!r}" for what, value in named if value)
@@ -72,13 +78,13 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"The table {path} is no UTF-8 text: {error}.") from error
-    lines = text.splitlines()
     if path.suffix.lower() in {".jsonl", ".json"}:
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 yield number, _parsed(path, number, line)
         return
-    reader = csv.DictReader(lines, delimiter=_delimiter(lines[0] if lines else ""))
+    header = text.partition("\n")[0]
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=_delimiter(header))
     for row in reader:
         yield (
             reader.line_num,
@@ -91,8 +97,11 @@ def _parsed(path: Path, number: int, line: str) -> Mapping[str, str]:
         row = json.loads(line)
     except ValueError as error:
         raise ValueError(f"{path}, line {number}: no JSON object ({error}).") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"{path}, line {number}: expected a JSON object, got {line[:40]!r}.")
+    if not isinstance(row, dict) or any(isinstance(v, list | dict) for v in row.values()):
+        raise ValueError(
+            f"{path}, line {number}: expected one JSON object of text and numbers in each line, "
+            f"got {line[:40]!r}."
+        )
     return {str(k).lower(): "" if v is None else str(v) for k, v in row.items()}
 
 

@@ -61,7 +61,7 @@ class Method(Described, LightningModule):
         self.total_images: int | None = None
         self.seed = 0
         # Hashes (as int64) of the images that earlier runs trained the weights on.
-        self.trained_before = torch.empty(0, dtype=torch.int64)
+        self.trained_before = self._trained_on = torch.empty(0, dtype=torch.int64)
         self.meter = Meter()
         self.latest: dict[str, float] = {}
         self.description: dict[str, Any] | None = None
@@ -87,6 +87,7 @@ class Method(Described, LightningModule):
             strategies.adopt(
                 self.trainer.strategy, type(self).__name__, automatic=self.automatic_optimization
             )
+            self.trained_before = torch.cat([self.trained_before, self._trained_on])
             self.updates = self.images_seen = 0
             self.total_images = None
             self.seed = int(self.trainer.strategy.broadcast(seeding.run_seed()))
@@ -95,6 +96,9 @@ class Method(Described, LightningModule):
         """Restore what :meth:`on_load_checkpoint` found, now that the device is known."""
         if not self.training:  # imgsynth.load returns methods in evaluation mode
             self.train()
+        hashes = getattr(getattr(self.trainer, "datamodule", None), "fingerprint", None)
+        if hashes is not None:  # for a later fit, on other data
+            self._trained_on = torch.from_numpy(hashes("train").view("int64"))
         self.meter.reset()
         if self._state is not None:
             self.meter.load_state_dict(self._state["meter"], self.device)
@@ -133,7 +137,7 @@ class Method(Described, LightningModule):
         self.seed = state["seed"]
         self.updates = state["updates"]
         self.images_seen = state["images_seen"]
-        self.trained_before = state["trained_before"]
+        self.trained_before = state.get("trained_before", self.trained_before)
         self._state = state
 
     def describe(self) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class Net(nn.Module):
 WRONG = [
     # commands
     ("fi", "Did you mean imgsynth fit?"),
-    ("train", "fit | resume | sample | list | help"),
+    ("train", "fit | resume | sample | check-data | list | help"),
     ("--hlep", "Did you mean imgsynth --help?"),
     ("list method", "Did you mean imgsynth list methods?"),
     ("list methods networks", "Unexpected 'networks'"),

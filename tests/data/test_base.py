@@ -153,6 +153,48 @@ def test_a_subset_of_a_subset_is_described_by_its_places_in_the_whole() -> None:
     assert rebuilt.fingerprint("train").tolist() == part.fingerprint("train").tolist()
 
 
+def test_a_limit_keeps_the_shares_of_the_classes_and_grows_by_adding() -> None:
+    class Uneven(Ramp):
+        def load_split(self, split: str) -> Split:
+            images, _ = super().load_split(split)
+            return images, (torch.arange(len(images)) % 10 == 0).long()
+
+    few, more = Uneven(limit=10), Uneven().limit(20)
+    assert few.class_counts == (9, 1)
+    assert more.class_counts == (18, 2)
+    assert set(few.fingerprint("train").tolist()) < set(more.fingerprint("train").tolist())
+    assert few.num_images("test") == 7
+    assert Uneven(limit=99).num_images() == 30
+    assert (
+        Uneven(limit=10, seed=5).fingerprint("train").tolist() == few.fingerprint("train").tolist()
+    )
+
+
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda data: data.limit(12),
+        lambda data: data.limit(12).limit(5),
+        lambda data: data.limit(12).subset([3, 1]),
+        lambda data: data.subset(range(20)).limit(6),
+        lambda data: data.subset(range(20)).limit(9).limit(6).subset([2]),
+    ],
+)
+def test_whatever_was_chosen_is_described_by_what_rebuilds_it(choose: Any) -> None:
+    part = choose(Ramp(batch_size=1))
+    again = Ramp(**describe(part)["init_args"])
+    assert again.fingerprint("train").tolist() == part.fingerprint("train").tolist()
+
+
+def test_a_wrong_choice_is_told_each_time() -> None:
+    data = Ramp(train_indices=[40])
+    for _ in range(2):
+        with pytest.raises(ValueError, match="at least one index from 0 to 29"):
+            data.num_images()
+    with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
+        Ramp().limit(0)
+
+
 @pytest.mark.parametrize("indices", [[], [30], [-1]])
 def test_a_subset_outside_the_split_is_refused(indices: list[int]) -> None:
     with pytest.raises(ValueError, match="at least one index from 0 to 29"):
@@ -243,6 +285,7 @@ def test_the_test_split_must_fit_the_training_split(test: Split, message: str) -
     ("settings", "message"),
     [
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"limit": 0}, "limit must be at least 1, got 0"),
         ({"num_workers": -1}, "num_workers must not be negative, got -1"),
         ({"device_resident": True, "num_workers": 2}, "device_resident=True needs no worker"),
     ],

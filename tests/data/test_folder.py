@@ -150,7 +150,7 @@ def test_an_image_of_sixty_megapixels_is_decoded(tmp_path: Path) -> None:
 
 
 def test_a_file_without_permission_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from imgsynth.data import cache
+    from imgsynth.data import build as cache
 
     opened = cache.decode
 

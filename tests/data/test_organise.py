@@ -53,8 +53,10 @@ def test_folders_called_train_and_test_are_splits_and_no_classes() -> None:
     assert classes(organised) == ["cat", "cat", "dog", "dog"]
     capitals = sorted(name.capitalize() for name in names)
     assert classes(Organiser(HERE)(capitals)) == classes(organised)
-    others = [*names, "extra/5.png"]  # then they are classes, as any folder is
-    assert Organiser(HERE)(others).classes == ("extra", "test", "train", "valid")
+    others = [*names, "extra/5.png"]
+    with pytest.raises(ValueError, match="holds test and train and valid, and also 'extra'"):
+        Organiser(HERE)(others)
+    assert Organiser(HERE, class_depth=1)(others).classes == ("extra", "test", "train", "valid")
 
 
 def test_split_by_names_folders_or_lists(tmp_path: Path) -> None:
@@ -99,6 +101,37 @@ def test_a_table_gives_labels_and_splits(tmp_path: Path) -> None:
     assert classes(organised) == ["x", "y", "-"]
 
 
+def test_what_the_table_leaves_out_is_not_trained_on(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("file,label\na.png,x\nb.png,y\n")
+    (tmp_path / "test.txt").write_text("a.png\n")
+    parts = {"test": str(tmp_path / "test.txt"), "train": str(tmp_path / "train.txt")}
+    (tmp_path / "train.txt").write_text("b.png\n")
+    options: dict[str, Any] = {"table": tmp_path / "t.csv", "allow_unlisted": True}
+    with pytest.raises(ValueError, match="class 'x' has images in test, but none to train on"):
+        Organiser(HERE, split_by=parts, **options)(FLAT)
+    (tmp_path / "t.csv").write_text("file,label\na.png,x\nb.png,x\n")
+    del parts["train"]
+    organised = Organiser(HERE, split_by=parts, **options)(FLAT)
+    assert named(organised, FLAT) == {"train": ["b.png"], "test": ["a.png"]}
+
+
+@pytest.mark.parametrize(
+    ("names", "empty"),
+    [
+        (["train/a/1.png", "train/b/2.png", "val/a/3.png"], ["val/b"]),
+        (["train/a/1.png", "train/b/2.png"], ["val", "logs"]),
+        (["cat/1.png", "dog/x/2.png"], ["dog/y"]),
+    ],
+)
+def test_a_folder_may_be_empty_if_its_class_is_not(names: list[str], empty: list[str]) -> None:
+    assert len(Organiser(HERE)(names, empty).classes) == 2
+
+
+def test_the_name_of_a_single_class_may_be_given() -> None:
+    names = ["cat/1.png", "cat/2.png"]
+    assert Organiser(HERE, class_names=("cat",))(names).classes == ("cat",)
+
+
 def test_class_names_fix_the_order() -> None:
     organised = Organiser(HERE, class_names=("dog", "cat", "cow"))(CLASSES, empty=["cow"])
     assert organised.labels is not None
@@ -127,6 +160,7 @@ def test_class_names_fix_the_order() -> None:
         ({"split_by": {"train": "train", "test": "test"}},
          ["test/dog/1.png", "train/cat/1.png", "train/cow/1.png"], (),
          "class 'dog' has images in test, but none to train on"),
+        ({"split_by": {"test": __file__}}, FLAT, (), "test_organise.py names .* not there"),
         ({"test_fraction": 0.1}, FLAT, (), "of 3 images leave none for test"),
         ({"test_fraction": 0.9}, FLAT, (), "of 3 images leave none for train"),
     ],
@@ -157,3 +191,13 @@ def test_a_short_name_that_two_files_have_is_not_guessed(tmp_path: Path) -> None
     (tmp_path / "t.csv").write_text("file,label\n1.png,x\n")
     with pytest.raises(ValueError, match=r"not there, such as '1\.png'; name each by its path"):
         Organiser(HERE, tmp_path / "t.csv", allow_unlisted=True)(CLASSES)
+
+
+def test_wrong_settings_are_refused_at_construction(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="class_depth must be at least -1, got -2"):
+        Organiser(HERE, class_depth=-2)
+    with pytest.raises(ValueError, match=r"split_by must say .* got 'held\.txt'"):
+        Organiser(HERE, split_by="held.txt")  # type: ignore[arg-type]
+    (tmp_path / "none.txt").write_text("\n")
+    with pytest.raises(ValueError, match=r"none\.txt names no image"):
+        Organiser(HERE, split_by={"test": str(tmp_path / "none.txt")})(FLAT)

@@ -44,7 +44,12 @@ def test_a_column_may_be_absent_and_numbers_are_text(tmp_path: Path) -> None:
         ("t.csv", "file,label\na,cat\na,dog\n", "line 3: 'a' is label 'dog', but label 'cat'"),
         ("t.jsonl", '{"file": "a", "label": "x"}\n{"file"', "line 2: no JSON object"),
         ("t.jsonl", '{"file": "a", "label": "x"}\n{"file": "b", "split": "u"}', "others have none"),
-        ("t.jsonl", "[1, 2]", r"line 1: expected a JSON object, got '\[1, 2\]'"),
+        (
+            "t.jsonl",
+            '{"file": "a", "label": ["x", "y"]}',
+            "line 1: expected one JSON object of text",
+        ),
+        ("t.jsonl", "[1, 2]", r"line 1: expected one JSON object .* got '\[1, 2\]'"),
     ],
 )
 def test_a_wrong_table_is_refused_with_its_line(
