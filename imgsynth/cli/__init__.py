@@ -13,6 +13,7 @@ from imgsynth.cli.errors import (
     is_expected,
     message,
     nearest,
+    plain_warnings,
     wants_traceback,
 )
 
@@ -77,7 +78,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
-        return _dispatch(argv)
+        with plain_warnings():
+            return _dispatch(argv)
     except KeyboardInterrupt:
         print("imgsynth: Interrupted.", file=sys.stderr)
         return 130

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -63,6 +64,7 @@ class Entry:
         file: Where it is, relative to the package.
         bases: The names of what it inherits.
         summary: The first line of its docstring.
+        text: Its further paragraphs, up to the arguments.
         parameters: Its own constructor arguments.
         forwards: Whether it takes its bases' arguments too.
         fixed: Those of them that it decides itself.
@@ -72,6 +74,7 @@ class Entry:
     file: str
     bases: tuple[str, ...]
     summary: str
+    text: tuple[str, ...]
     parameters: tuple[Parameter, ...]
     forwards: bool
     fixed: frozenset[str]
@@ -95,6 +98,12 @@ def read(path: Path, file: str) -> Iterator[Entry]:
             yield _entry(node, file)
 
 
+def _paragraphs(documentation: str) -> tuple[str, ...]:
+    """Return the paragraphs between the first line and the first section."""
+    body = re.split(r"\n(?=[A-Z][a-z]+:\n)", documentation)[0].partition("\n")[2]
+    return tuple(" ".join(part.split()) for part in body.split("\n\n") if part.strip())
+
+
 def _entry(node: ast.ClassDef, file: str) -> Entry:
     functions = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
     init = functions[0] if functions else None
@@ -112,6 +121,7 @@ def _entry(node: ast.ClassDef, file: str) -> Entry:
         file=file,
         bases=tuple(ast.unparse(base).rpartition(".")[2] for base in node.bases),
         summary=documentation.partition("\n")[0],
+        text=_paragraphs(documentation),
         parameters=parameters,
         forwards=forwards,
         fixed=fixed,
@@ -215,7 +225,7 @@ def role_of(parameter: str, annotation: str = "") -> str:
         return "optimizers"
     if "Schedule" in annotation or parameter.endswith("schedule"):
         return "schedules"
-    return "augmentations" if parameter == "augment" else "networks"
+    return "augmentations" if parameter in {"augment", "transforms"} else "networks"
 
 
 def fitting(parameter: str, annotation: str = "") -> list[str]:

@@ -54,7 +54,7 @@ def check_data(argv: list[str]) -> int:
         organisation = data.organise(listing)
     except ValueError as error:  # a finding like the others
         problem = str(error)
-    report = check(listing, data.rule, organisation, problem)
+    report = check(listing, data.rule, organisation, problem, data.unusable == "skip")
     command = _command(given.path, options, report)
     written = None
     try:
@@ -85,6 +85,14 @@ def _parser() -> Parser:
     parser.add_argument("--size", metavar="N", help="pixels a side, or [height,width]")
     parser.add_argument(
         "--fit", choices=("crop", "pad", "stretch", "cut"), help="how images get there (crop)"
+    )
+    parser.add_argument(
+        "--interpolation", choices=("bilinear", "bicubic"), help="how pixels are resized (bilinear)"
+    )
+    parser.add_argument(
+        "--unusable",
+        choices=("refuse", "skip"),
+        help="skip: broken files need no attention (refuse)",
     )
     parser.add_argument("--channels", metavar="N", type=int, help="1 gray, 3 RGB, 4 with alpha")
     parser.add_argument("--bits", type=int, choices=(8, 16), help="bits a channel")
@@ -185,6 +193,8 @@ def _sheet(given: str | None, root: Path) -> Path | None:
     if given == "none":
         return None
     sheet = Path(given or f"check-{root.resolve().name}.png").expanduser()
+    if given is None and sheet.resolve().is_relative_to(root.resolve()):
+        sheet = root.resolve().parent / sheet.name
     if sheet.suffix.lower() != ".png":
         raise UsageError(
             f"--sheet {given!r}: the sheet is a PNG file.", "Expected --sheet FILE.png or none."
@@ -270,8 +280,9 @@ def _title(report: "Report") -> str:
     parts = [_count(report.num_images, "image")]
     if report.num_left_out:
         parts.append(f"{report.num_left_out:,} in no split")
-    if report.num_others:
-        parts.append(_count(report.num_others, "other file"))
+    if report.others:
+        kinds = ", ".join(f"{suffix or 'no suffix'} {n:,}" for suffix, n in report.others.items())
+        parts.append(f"{_count(sum(report.others.values()), 'other file')} ({kinds})")
     if empty := report.empty_folders:
         parts.append(f"{_count(len(empty), 'folder')} without images ({_few(empty)})")
     return f"{report.root}: {', '.join(parts)}"

@@ -1,8 +1,10 @@
 """What a user is told when something is wrong: at most three lines, and what to do about it."""
 
+import contextlib
 import difflib
 import os
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 EXIT_CODE = 2
@@ -76,6 +78,29 @@ def _is_ours(error: BaseException) -> bool:
 def wants_traceback() -> bool:
     """Say whether the user asked to see where an error came from."""
     return os.environ.get(_TRACEBACK, "") not in {"", "0"}
+
+
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Show warnings of ours as errors are shown, without the line of code; others as ever."""
+    usual = warnings.formatwarning
+
+    def ours(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
+    ) -> str:
+        if category is UserWarning and Path(filename).is_relative_to(_PACKAGE):
+            return f"imgsynth: warning: {message}\n"
+        return usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = ours
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def message(error: BaseException) -> str:

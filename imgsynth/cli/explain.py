@@ -44,6 +44,8 @@ _TYPES = {
     "bool": "true or false",
     "str": "a text",
     "list": "a list",
+    "Sequence": "a list, such as '[a,b]'",
+    "Mapping": "pairs, such as '{a: b}'",
     "tuple": "values in brackets, such as [3,32,32] or [a,b]",
 }
 _IN_YAML = "In YAML a class is written with class_path and, for its options, init_args."
@@ -267,6 +269,9 @@ def _unknown_class(where: _Where, match: re.Match[str]) -> UsageError:
     value = where.value()
     parameter = where.name().rpartition(".")[2]
     choices = catalogue.fitting(parameter)
+    if value.startswith("["):  # of a list, the first that is not known
+        listed = re.findall(r"[\w.]+", value)
+        value = next((v for v in listed if v.rpartition(".")[2] not in choices), value)
     all_of_role = list(catalogue.choices(catalogue.role_of(parameter)))
     last = value.rpartition(".")[2]
     meant = nearest(last, choices) or nearest(last, all_of_role)
@@ -286,6 +291,7 @@ def _unknown_class(where: _Where, match: re.Match[str]) -> UsageError:
 
 def _wrong_type(where: _Where, match: re.Match[str]) -> UsageError:
     tried = [m for text in where.cause.others if (m := _TYPE.search(text))] or [match]
-    types = [m["one"] or _TYPES.get(m["type"], m["type"].rpartition(".")[2]) for m in tried]
+    names = [(m["type"] or "").rpartition(".")[2] for m in tried]
+    types = [m["one"] or _TYPES.get(name, name) for m, name in zip(tried, names, strict=True)]
     wanted = " or ".join(dict.fromkeys(types))
     return UsageError(f"{where.option()} expects {wanted}, got {where.value()!r}.")

@@ -12,6 +12,7 @@ _RUN = ("name", "out")
 _CHANGEABLE = (
     *("trainer", "samples", "checkpoint", "wandb"),
     *("data.batch_size", "data.num_workers", "data.device_resident"),
+    *("data.root", "data.table", "data.cache", "data.cache_gb"),
 )
 """What may differ when a run is resumed: where and how it runs, not what it trains."""
 
@@ -98,7 +99,8 @@ def resume(argv: list[str]) -> int:
         "Continue a run from its newest checkpoint, in the same folder, as if it had never been\n"
         "interrupted. A run without a checkpoint starts again. Options that say where and how it\n"
         "runs may change: --trainer.devices 2, --data.num_workers 4, --checkpoint.every 10k,\n"
-        "--wandb.mode online. On another number of devices the same images follow; random numbers\n"
+        "--wandb.mode online, --data.root for a folder that has moved.\n"
+        "On another number of devices the same images follow; random numbers\n"
         "differ.",
         "examples:\n  imgsynth resume runs/demo\n  imgsynth resume runs/demo --images 1M\n"
         "  imgsynth resume runs/demo --trainer.devices 2",

@@ -146,7 +146,7 @@ def help_command(argv: list[str]) -> int:
     parameters = catalogue.parameters(name)
     if name in _EXTRA:
         parameters = {k: p for k, p in parameters.items() if k not in _FOLLOW}
-    print(_class_help(name, entries[name].summary, parameters, option))
+    print(_class_help(name, entries[name].summary, parameters, option, entries[name].text))
     return 0
 
 
@@ -165,18 +165,29 @@ def _option_of(name: str) -> str:
 
 
 def _class_help(
-    name: str, summary: str, parameters: dict[str, catalogue.Parameter], option: str
+    name: str,
+    summary: str,
+    parameters: dict[str, catalogue.Parameter],
+    option: str,
+    paragraphs: tuple[str, ...] = (),
 ) -> str:
     use = option if name in _EXTRA else f"{option} {name}"
-    lines = [f"{name}: {summary}", "", f"imgsynth fit {use} [{option}.OPTION VALUE]...", ""]
+    lines = [f"{name}: {summary}", ""]
+    for paragraph in paragraphs:
+        lines += [textwrap.fill(_as_text(paragraph), _WIDTH), ""]
+    lines += [f"imgsynth fit {use} [{option}.OPTION VALUE]...", ""]
     for parameter in parameters.values():
         default = "required" if parameter.default is None else f"default {parameter.default}"
         kind = f" {parameter.annotation}" if parameter.annotation else ""
         lines.append(f"  {option}.{parameter.name}{kind} ({default})")
         if parameter.text:
-            text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", parameter.text).replace("``", "`")
+            text = _as_text(parameter.text)
             indent = " " * 6
             lines.append(
                 textwrap.fill(text, _WIDTH, initial_indent=indent, subsequent_indent=indent)
             )
     return "\n".join(lines)
+
+
+def _as_text(documentation: str) -> str:
+    return re.sub(r":\w+:`~?([^`]+)`", r"`\1`", documentation).replace("``", "`")

@@ -165,7 +165,11 @@ def _opened(path: str | Path) -> Any:  # noqa: ANN401
 
 
 def _refused(file: str | Path, error: Exception) -> ValueError:
-    if "pickle" in str(error):
+    if "pickle" in str(error):  # NumPy says so of whatever it does not know
+        with Path(file).expanduser().open("rb") as opened:
+            start = opened.read(2)
+        if start[:1] != b"\x80" and start not in {b"\x93N", b"PK"}:
+            return ValueError(f"The file {file} is neither a .npy nor a .npz file.")
         return ValueError(
             f"The file {file} holds pickled Python objects, which are never loaded (they can run "
             "code); save a numeric array: np.save(path, np.stack(images).astype(np.uint8))."

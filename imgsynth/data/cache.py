@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,14 +45,18 @@ class _Hold:
 
     def __init__(self, about: Path) -> None:
         self.about = about
-        self.file: IO[bytes] = about.open("rb")
+        self.file = os.open(about, os.O_RDONLY)
         _lock(self.file, exclusively=False)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):  # it could not be opened
+            os.close(self.file)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Hold, (self.about,)
 
 
-def _lock(file: IO[bytes], *, exclusively: bool) -> bool:
+def _lock(file: int, *, exclusively: bool) -> bool:
     """Lock without waiting; say whether it worked."""
     if importlib.util.find_spec("fcntl") is None:  # no POSIX system: nothing protects from eviction
         return True
@@ -211,7 +215,7 @@ def _remove(path: Path) -> bool:
             stack.enter_context(FileLock(path.with_suffix(".lock"), timeout=0))
         elif path.suffix != ".gone":
             file = stack.enter_context((path / "about.json").open("rb"))
-            if not _lock(file, exclusively=True):
+            if not _lock(file.fileno(), exclusively=True):
                 return False
         gone = path.with_suffix(".gone")
         if path != gone:

@@ -25,6 +25,11 @@ Size = tuple[int, int]
 
 _AT_ONCE = 256
 _LARGEST_PROPOSAL = 256
+_UNREAD = {
+    *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".exr", ".hdr"),
+    *(".dng", ".cr2", ".nef", ".arw", ".dcm"),
+}
+"""Suffixes of pictures in formats that are not read."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +103,8 @@ class Finding:
     """Something to know before training.
 
     Attributes:
-        kind: ``organisation``, ``broken``, ``unfit``, ``leak``, ``conflict``, ``sizes``,
-            ``channels``, ``bits``, ``empty_class``, ``duplicates`` or ``constant``.
+        kind: ``organisation``, ``broken``, ``unfit``, ``unread``, ``leak``, ``conflict``,
+            ``sizes``, ``channels``, ``bits``, ``empty_class``, ``duplicates`` or ``constant``.
         text: What it is, as a sentence.
         serious: Whether ``ImageFolder`` would refuse the folder, or results would be spoiled.
     """
@@ -117,7 +122,7 @@ class Report:
         root: The folder.
         num_images: Images that were looked at: all that lie in a split.
         num_left_out: Images in no split.
-        num_others: Files that their names do not call images.
+        others: How many files there are that their names do not call images, by suffix.
         empty_folders: Folders without images.
         problem: Why splits and classes are not clear; empty if they are.
         splits: Images of each split.
@@ -135,12 +140,13 @@ class Report:
         rule: What images are to become.
         effect: What it does to them; None if they keep their sizes.
         advice: Arguments that ``ImageFolder`` needs besides, or it would refuse these files.
+        skips: Whether files that cannot be used are left out.
     """
 
     root: str
     num_images: int
     num_left_out: int
-    num_others: int
+    others: Mapping[str, int]
     empty_folders: tuple[str, ...]
     problem: str
     splits: Mapping[str, int]
@@ -158,6 +164,7 @@ class Report:
     rule: Rule
     effect: Effect | None
     advice: Mapping[str, int | str]
+    skips: bool = False
 
     @property
     def num_usable(self) -> int:
@@ -179,12 +186,14 @@ class Report:
     def findings(self) -> tuple[Finding, ...]:
         """What to know, the serious first."""
         groups = Counter(group.kind for group in self.duplicates)
+        left_out = {"broken", "unfit"} if self.skips else set()
         serious = [
             ("organisation", self.problem),
             ("leak", _said(groups["leak"], "in more than one split: a LEAK.")),
             ("conflict", _said(groups["conflict"], "in more than one CLASS.")),
             ("broken", _said(len(self.broken), "cannot be read.")),
             ("unfit", _said(len(self.unfit), "cannot be used with these options.")),
+            ("unread", self._unread()),
             *self._mixtures(),
             ("empty_class", self._empty_classes()),
         ]
@@ -193,7 +202,7 @@ class Report:
             ("constant", _said(len(self.constant), "nearly of one colour.")),
         ]
         return (
-            *(Finding(kind, text) for kind, text in serious if text),
+            *(Finding(kind, text, kind not in left_out) for kind, text in serious if text),
             *(Finding(kind, text, serious=False) for kind, text in remarks if text),
         )
 
@@ -208,6 +217,10 @@ class Report:
         if self.rule.bits is None and len(self.bits) > 1:
             yield "bits", "Images have 8 and 16 bits; say how many all get."
 
+    def _unread(self) -> str:
+        kinds = [f"{suffix} {num:,}" for suffix, num in self.others.items() if suffix in _UNREAD]
+        return f"Formats that are not read: {', '.join(kinds)}; convert them." if kinds else ""
+
     def _empty_classes(self) -> str:
         empty = [repr(name) for name, counts in self.classes.items() if not sum(counts.values())]
         more = f" and {len(empty) - 10:,} more" if len(empty) > 10 else ""
@@ -219,7 +232,11 @@ def _said(num: int, what: str) -> str:
 
 
 def check(
-    listing: Listing, rule: Rule, organisation: Organisation | None = None, problem: str = ""
+    listing: Listing,
+    rule: Rule,
+    organisation: Organisation | None = None,
+    problem: str = "",
+    skips: bool = False,
 ) -> Report:
     """Look at the images of a folder; each is decoded once, and none is kept in memory.
 
@@ -229,6 +246,7 @@ def check(
         organisation: Their splits and classes; only files in a split are looked at. None: they
             are not clear, and all files are looked at.
         problem: Why they are not clear.
+        skips: Whether files that cannot be used are left out, and need no attention.
 
     Example:
         >>> import skimage
@@ -246,7 +264,7 @@ def check(
         root=str(listing.root),
         num_images=len(places),
         num_left_out=len(listing) - len(places),
-        num_others=listing.num_others,
+        others=listing.others,
         empty_folders=listing.empty,
         problem=problem,
         splits={split: len(inside) for split, inside in organisation.splits.items() if split},
@@ -264,6 +282,7 @@ def check(
         rule=rule,
         effect=None if rule.size is None else _effect(rule, rule.size, tally),
         advice=_advice(tally),
+        skips=skips,
     )
 
 

@@ -105,17 +105,22 @@ def _chosen(groups: Mapping[str, Sequence[int]]) -> list[tuple[str, int]]:
 
 def _cell(caption: str, image: Tensor, rule: Rule) -> _Cell:
     height, width = image.shape[1:]
-    seen = Rule(channels=3, bits=8, background=rule.background)
-    whole = _picture(seen.apply(image), _BOX, fill=True)
+    whole = _picture(_seen(image, rule), _BOX, fill=True)
     try:
         top, left, kept_height, kept_width = rule.kept(height, width)
-        result = None if rule.size is None else _picture(seen.apply(rule.apply(image)), _SMALL_BOX)
+        result = None if rule.size is None else _picture(_seen(rule.apply(image), rule), _SMALL_BOX)
     except UnusableImage:  # nothing of it can be kept
         return _Cell(caption, _framed(whole, (0, 0, 0, 0)), None)
     wide, high = whole.width / width, whole.height / height
     right, bottom = left + kept_width, top + kept_height
     frame = round(left * wide), round(top * high), round(right * wide), round(bottom * high)
     return _Cell(caption, _framed(whole, frame), result)
+
+
+def _seen(image: Tensor, rule: Rule) -> Tensor:
+    """Return 8-bit RGB; of many channels the first three."""
+    shown = image if len(image) <= 4 else image[:3]
+    return Rule(channels=3, bits=8, background=rule.background).apply(shown)
 
 
 def _picture(image: Tensor, box: int, fill: bool = False) -> Image.Image:

@@ -26,17 +26,18 @@ class ImageFolder(ImageDataModule):
     Files: JPEG, PNG, WebP, BMP, GIF, TIFF, PPM and single arrays (.npy), also in folders within
     folders; 8 and 16 bits; palettes and EXIF orientation are resolved. Every image becomes
     ``(C, H, W)`` of one size by the rule that ``size``, ``fit``, ``channels`` and ``bits`` say.
-    Where they are not given all files must agree.
+    Where they are not given all files must agree. Of several pages or frames the first is taken.
 
     Splits: a table or ``split_by`` says them; else, if the root holds ``train`` (and ``val``,
-    ``test``) and no other folder, these are the splits; else ``test_fraction`` and
-    ``val_fraction`` take a part of each class, chosen by a hash of the files' names.
+    ``valid``, ``validation`` or ``test``) and no other folder, these are the splits.
+    ``test_fraction`` and ``val_fraction`` take a part of each class of ``train``, chosen by a hash
+    of the files' names.
 
     Classes: a table says them; else the first folder below the split's. All images in one folder
     are unlabelled.
 
-    The cache is built again when a file changes, is added or removed; what did not change is taken
-    over. See :mod:`imgsynth.data.cache`.
+    Decoded images are kept in a cache. It is built again when a file changes, is added or removed;
+    what did not change is taken over.
 
     Args:
         root: The folder.
@@ -49,7 +50,9 @@ class ImageFolder(ImageDataModule):
         channels: What all become: 1 (luma), 3 (gray is repeated), 4, 2 or the source's number.
         bits: What all become: 8 or 16 bits a channel.
         background: What transparent images and ``pad`` show behind, 0 (black) to 255.
-        table: A .csv or .jsonl file with the columns ``file`` and ``label``, ``split`` or both.
+        table: A .csv or .jsonl file with the columns ``file`` (or file_name, filename, path, image,
+            id: a path below ``root``, a name or a name without suffix) and ``label`` (or class,
+            category), ``split`` or both.
         class_depth: How many folders below the split's name the class, ``a/b`` for 2; -1 means
             all, 0 that folders are no classes. None: see above.
         class_names: The classes in the order of their labels. None: sorted by name.
@@ -95,6 +98,8 @@ class ImageFolder(ImageDataModule):
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(**kwargs)
+        if cache_gb <= 0:
+            raise ValueError(f"cache_gb must be above 0, got {cache_gb}.")
         if min(test_fraction, val_fraction) < 0 or test_fraction + val_fraction >= 1:
             raise ValueError(
                 "test_fraction and val_fraction must be at least 0 and below 1 together, got "
@@ -141,6 +146,18 @@ class ImageFolder(ImageDataModule):
     def names(self) -> tuple[str, ...]:  # type: ignore[override]
         """The classes' names in the order of their labels."""
         return self._files()[1].classes
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width; where the arguments say them, nothing is decoded for it."""
+        if self.rule.size is None or self.rule.channels is None:
+            return super().image_shape
+        return (self.rule.channels, *self.rule.size)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes; 0 if the images have no labels."""
+        return len(self.names)
 
     def _files(self) -> tuple[Listing, Organisation]:
         """Return the files that belong to a split, and which."""

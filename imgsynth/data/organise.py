@@ -123,19 +123,21 @@ class Organiser:
     ) -> tuple[list[str | None], Sequence[str]]:
         """Return each file's split (None: not used) and its path below the split's folder."""
         in_table = any(row is not None and row[1] is not None for row in rows)
-        ratio = bool(self.test_fraction or self.val_fraction)
-        ways = {"the table": in_table, "split_by": bool(self.split_by), "a fraction": ratio}
-        if sum(ways.values()) > 1:
-            given = " and ".join(way for way, is_given in ways.items() if is_given)
-            raise ValueError(f"Splits are given more than once, by {given}; give them once.")
+        if in_table and self.split_by:
+            raise ValueError(
+                "Splits are given twice, by the table and by split_by; give them once."
+            )
         if in_table:
             return [None if row is None else self._known(row[1]) for row in rows], names
         if self.split_by:
             return self._by_parts(names, rows, self.split_by)
         halves = [name.partition("/") if "/" in name else ("", "", name) for name in names]
         tops = {top.lower() for top, _, _ in halves}
-        if self.table is None and not ratio and "train" in tops and tops <= set(SPLITS):
-            return [SPLITS[top.lower()] for top, _, _ in halves], [rest for _, _, rest in halves]
+        if "train" in tops and tops <= set(SPLITS):
+            found = [SPLITS[top.lower()] for top, _, _ in halves]
+            pairs = zip(found, rows, strict=True)
+            used: list[str | None] = [None if row is None else split for split, row in pairs]
+            return used, [rest for _, _, rest in halves]
         return [None if row is None else "train" for row in rows], names
 
     def _known(self, split: str | None) -> str:
@@ -171,12 +173,19 @@ class Organiser:
     def _by_ratio(
         self, names: Sequence[str], labels: Numbers | None, split_of: list[str | None]
     ) -> list[str | None]:
-        """Split by a hash of the names: the same on every machine, and stable as files are added.
+        """Take parts of ``train`` by a hash of the names.
+
+        So they are the same on every machine, and hardly change as files are added.
 
         The k-th of a class with n files, in the order of their hashes, has the key (k + 1/2) / n;
         those with the smallest keys test, the next validate. So classes keep their shares.
         """
-        places = [i for i, split in enumerate(split_of) if split is not None]
+        twice = [s for s in ("test", "val") if getattr(self, f"{s}_fraction") and s in split_of]
+        if twice:
+            raise ValueError(
+                f"The split {twice[0]!r} is given already; leave {twice[0]}_fraction out."
+            )
+        places = [i for i, split in enumerate(split_of) if split == "train"]
         digests = {i: hashlib.blake2b(names[i].encode(errors="surrogateescape"), digest_size=8)
                    .digest() for i in places}  # fmt: skip
         counts: dict[int, int] = {}
@@ -217,9 +226,9 @@ class Organiser:
             self._refuse_splits_as_classes({parts[0] for parts in tops if parts})
             if () in tops:
                 raise ValueError(
-                    f"{self.root} holds images both directly and in folders, so it is not clear "
-                    "whether the folders are classes; pass class_depth=0 if they are not, or move "
-                    "the images."
+                    f"{self.root} holds images both directly and in folders (leaving those of the "
+                    "splits aside), so it is not clear whether these are classes; pass "
+                    "class_depth=0 if they are not, or move the images."
                 )
             depth = 1
         if depth == 0:
@@ -246,11 +255,11 @@ class Organiser:
         """Refuse to train on what is called ``test``, beside folders that are no splits."""
         known = {folder for folder in folders if folder.lower() in SPLITS}
         if len({SPLITS[folder.lower()] for folder in known}) > 1 and self.split_by is None:
-            other = min(folders - known, default="")
+            other = f"also {min(folders - known)!r}" if folders - known else "no folder train"
             raise ValueError(
-                f"{self.root} holds {' and '.join(sorted(known))}, and also {other!r}, so it is "
-                "not clear whether these are splits or classes; say split_by={'train': 'train', "
-                "'test': 'test'}, or class_depth=1 if they are classes."
+                f"{self.root} holds {' and '.join(sorted(known))}, and {other}, so it is not clear "
+                "whether these are splits or classes; say which folder is which with split_by, or "
+                "class_depth=1 if they are classes."
             )
 
     def _labels(

@@ -4,7 +4,8 @@ import errno
 import heapq
 import os
 from array import array
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,7 +27,7 @@ class Listing:
             Bytes that are not UTF-8 are surrogates, as Python has them.
         sizes: Bytes of each; -1 where the file cannot be asked.
         mtimes: When each last changed, in nanoseconds.
-        num_others: Files that their names do not call images.
+        others: How many files there are that their names do not call images, by suffix.
         empty: Folders that hold no image, not even further down, relative to the root.
     """
 
@@ -34,7 +35,7 @@ class Listing:
     names: Sequence[str]
     sizes: Numbers
     mtimes: Numbers
-    num_others: int = 0
+    others: Mapping[str, int] = field(default_factory=dict)
     empty: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -82,8 +83,8 @@ def scan(root: str | Path) -> Listing:
     found.fill()
     if not found.names:
         raise ValueError(
-            f"The folder {root} holds no images ({found.num_others:,} other files); images end in "
-            f"{' '.join(sorted(SUFFIXES))}."
+            f"The folder {root} holds no images ({sum(found.others.values()):,} other files); "
+            f"images end in {' '.join(sorted(SUFFIXES))}."
         )
     order = sorted(range(len(found.names)), key=found.names.__getitem__)
     stats = np.array(found.stats, np.int64).reshape(-1, 2)[order]
@@ -93,7 +94,7 @@ def scan(root: str | Path) -> Listing:
         [found.names[i] for i in order],
         stats[:, 0].copy(),
         stats[:, 1].copy(),
-        found.num_others,
+        dict(found.others.most_common()),
         tuple(sorted(folder for folder in found.hollow if folder not in filled)),
     )
 
@@ -108,7 +109,7 @@ class _Found:
     root: Path
     names: list[str] = field(default_factory=list)
     stats: "array[int]" = field(default_factory=lambda: array("q"))  # size, time, size, time...
-    num_others: int = 0
+    others: Counter[str] = field(default_factory=Counter)
     filled: list[str] = field(default_factory=list)
     hollow: list[str] = field(default_factory=list)
 
@@ -142,11 +143,11 @@ class _Found:
                     continue
                 if _is_folder(entry):
                     below.append((entry.is_symlink(), f"{folder}{entry.name}/"))
-                elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:  # noqa: PTH122
+                elif (suffix := os.path.splitext(entry.name)[1].lower()) in SUFFIXES:  # noqa: PTH122
                     self.names.append(folder + entry.name)
                     self.stats.extend(_state(entry))
                 else:
-                    self.num_others += 1
+                    self.others[suffix] += 1
         if folder:
             (self.hollow if len(self.names) == num_before else self.filled).append(folder[:-1])
         return below

@@ -321,13 +321,11 @@ def test_other_mistakes_are_those_of_imagefolder(
         check(*line.split())
 
 
-def test_inside_the_folder_the_sheet_needs_a_place(
-    check: Check, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sheet_among_the_images_is_refused(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     save("photos/a.png")
     monkeypatch.chdir("photos")
-    with pytest.raises(UsageError, match=r"'check-photos\.png' would lie among the images"):
-        check(".")
+    with pytest.raises(UsageError, match=r"'mine\.png' would lie among the images"):
+        check(".", "--sheet", "mine.png")
     assert "contact sheet: ../sheets/a.png" in check(".", "--sheet", "../sheets/a.png")[1]
     assert Path("../sheets/a.png").is_file()
 
@@ -342,3 +340,41 @@ def test_a_sheet_that_cannot_be_written_does_not_cost_the_report(
     out = capsys.readouterr().out
     assert "verdict: nothing to mend." in out
     assert "contact sheet" not in out
+
+
+def test_broken_files_that_are_to_be_skipped_need_no_attention(check: Check) -> None:
+    save("photos/a.png")
+    Path("photos/z.png").write_bytes(b"")
+    assert check("photos", "--sheet", "none")[0] == 1
+    code, out = check(
+        *("photos", "--sheet", "none", "--unusable", "skip", "--interpolation", "bicubic")
+    )
+    assert code == 0
+    assert "z.png is empty (0 bytes)" in squeezed(out)
+
+
+def test_photographs_in_formats_that_are_not_read_are_not_passed_over(check: Check) -> None:
+    save("photos/a.png")
+    for name in ("b.HEIC", "c.heic", "notes.txt"):
+        Path("photos", name).write_bytes(b"x")
+    code, out = check("photos", "--sheet", "none")
+    assert code == 1
+    assert "3 other files (.heic 2, .txt 1)" in out
+    assert "Formats that are not read: .heic 2; convert them." in out
+
+
+def test_the_sheet_of_the_working_directory_lies_beside_it(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save("photos/a.png")
+    monkeypatch.chdir("photos")
+    assert check(".")[0] == 0
+    assert Path("../check-photos.png").is_file()
+
+
+def test_images_of_many_channels_have_a_sheet_of_the_first_three(check: Check) -> None:
+    Path("photos").mkdir()
+    np.save("photos/a.npy", rng.integers(0, 256, (8, 8, 5), dtype=np.uint8))
+    code, out = check("photos", "--size", "4")
+    assert code == 0
+    assert "contact sheet: check-photos.png" in out

@@ -1,13 +1,15 @@
 """Wrong command lines: each ends with code 2, at most three lines, and says what is wrong."""
 
 import shlex
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
+import imgsynth
 from imgsynth.cli import main
-from imgsynth.cli.errors import UsageError, message, nearest
+from imgsynth.cli.errors import UsageError, message, nearest, plain_warnings
 
 N = (
     "fit --model HingeGAN --model.generator MLPGenerator --model.discriminator MLPDiscriminator "
@@ -313,3 +315,12 @@ def test_an_interrupt_before_training_has_its_own_exit_code(here, run, monkeypat
 
     monkeypatch.setattr("imgsynth.methods.HingeGAN.configure_model", interrupted)
     assert run(*C.split()).code == 130
+
+
+def test_warnings_of_ours_are_one_line_and_others_are_pythons():
+    with plain_warnings():
+        ours = warnings.formatwarning("Beware.", UserWarning, imgsynth.__file__, 3)
+        others = warnings.formatwarning("Beware.", UserWarning, warnings.__file__, 3)
+    assert ours == "imgsynth: warning: Beware.\n"
+    assert others == warnings.formatwarning("Beware.", UserWarning, warnings.__file__, 3)
+    assert "UserWarning: Beware." in others

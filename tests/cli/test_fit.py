@@ -3,11 +3,13 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import imgsynth
 from imgsynth.callbacks import GracefulStop
 from imgsynth.cli import runs
+from imgsynth.images import save_png
 from imgsynth.loggers import read_rows
 from imgsynth.testing.contract import first_difference
 
@@ -237,3 +239,38 @@ def test_the_summary_names_only_files_that_are_there(here, run):
     assert not (RUN / "record.jsonl").exists()
     assert "final.png" in out
     assert "record.jsonl" not in out
+
+
+def test_a_run_goes_on_after_its_folder_of_images_has_moved(here, run):
+    for i in range(8):
+        save_png(here / "photos" / f"{i}.png", torch.full((1, 8, 8), i, dtype=torch.uint8))
+    Path("photos/9.png").write_bytes(b"")
+    line = ["fit", "-c", "tiny.yaml", "--data", "ImageFolder", "--data.root", "photos"]
+    line += ["--data.unusable", "skip", "--data.batch_size", "8", "--images", "8", "--name", "a"]
+    with pytest.warns(UserWarning, match=r"1 of the 9 images in photos .* '9\.png' is empty"):
+        assert run(*line).code == 0
+    Path("photos").rename("moved")
+    lost = run("resume", "runs/a", "--images", "16")
+    assert lost.code == 2
+    assert "The folder photos does not exist" in lost.err
+    with pytest.warns(UserWarning, match=r"1 of the 9 images in moved"):
+        assert run("resume", "runs/a", "--images", "16", "--data.root", "moved").code == 0
+    assert [row["images"] for row in read_rows("runs/a")] == [8, 16]
+    assert len(imgsynth.trained_on("runs/a")) == 8
+
+
+def test_networks_that_do_not_fit_are_told_before_images_are_decoded(here, run, monkeypatch):
+    save_png(here / "photos" / "a.png", torch.zeros(3, 8, 8, dtype=torch.uint8))
+    monkeypatch.setattr("imgsynth.data.folder.cached", None)
+    line = ["fit", "--model", "HingeGAN", "--model.generator", "DCGANGenerator"]
+    line += [
+        "--model.discriminator",
+        "DCGANDiscriminator",
+        "--data",
+        "ImageFolder",
+        "--images",
+        "8",
+    ]
+    failed = run(*line, "--data.root", "photos", "--data.size", "41", "--data.channels", "3")
+    assert failed.code == 2
+    assert "41x41" in failed.err

@@ -58,7 +58,7 @@ def test_files_splits_and_classes_are_counted(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "train" / "cat" / "more").mkdir()
     found = report(tmp_path)
-    assert (found.num_images, found.num_left_out, found.num_others) == (9, 0, 1)
+    assert (found.num_images, found.num_left_out, sum(found.others.values())) == (9, 0, 1)
     assert found.empty_folders == ("train/cat/more",)
     assert found.splits == {"train": 8, "test": 1}
     assert found.classes == {"cat": {"train": 6, "test": 0}, "dog": {"train": 2, "test": 1}}

@@ -101,6 +101,21 @@ def test_a_table_gives_labels_and_splits(tmp_path: Path) -> None:
     assert classes(organised) == ["x", "y", "-"]
 
 
+def test_a_fraction_is_taken_of_what_is_trained_on() -> None:
+    names = [f"test/{i}.png" for i in range(3)] + [f"train/{i}.png" for i in range(10)]
+    found = named(Organiser(HERE, val_fraction=0.2)(names), names)
+    assert found["test"] == names[:3]
+    assert [len(found[split]) for split in ("train", "val")] == [8, 2]
+
+
+def test_a_table_of_labels_leaves_the_splits_to_the_folders(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("file,label\ntest/a.png,x\ntrain/b.png,x\ntrain/c.png,y\n")
+    names = ["test/a.png", "train/b.png", "train/c.png"]
+    organised = Organiser(HERE, tmp_path / "t.csv")(names)
+    assert named(organised, names) == {"train": names[1:], "test": names[:1]}
+    assert classes(organised) == ["x", "x", "y"]
+
+
 def test_what_the_table_leaves_out_is_not_trained_on(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("file,label\na.png,x\nb.png,y\n")
     (tmp_path / "test.txt").write_text("a.png\n")
@@ -142,7 +157,7 @@ def test_class_names_fix_the_order() -> None:
 @pytest.mark.parametrize(
     ("options", "names", "empty", "message"),
     [
-        ({}, ["a.png", "cat/b.png"], (), "both directly and in folders, .* class_depth=0"),
+        ({}, ["a.png", "cat/b.png"], (), "both directly and in folders .* class_depth=0"),
         ({}, CLASSES, ["cow", "cat/z"], "class folder 'cow' in pictures has no images; remove it"),
         ({}, CLASSES, ["cow", "emu"], r"'cow' in pictures has no images \(2 folders have none\)"),
         ({}, ["test/cat/1.png", "train/cat/1.png"], ["train/cow"], "class folder 'cow'"),
@@ -154,8 +169,8 @@ def test_class_names_fix_the_order() -> None:
         ({"split_by": {"test": "held"}}, FLAT, (), "'held', which is neither a folder with images"),
         ({"split_by": {"dev": "cat"}}, CLASSES, (), "split_by names 'dev'; expected train, val"),
         ({"split_by": {"train": "cat", "test": "cat"}}, CLASSES, (), "splits train and test"),
-        ({"split_by": {"test": "cat"}, "test_fraction": 0.5}, CLASSES, (),
-         "more than once, by split_by and a fraction"),
+        ({"split_by": {"test": "cat"}, "test_fraction": 0.5, "class_depth": 0}, CLASSES, (),
+         "split 'test' is given already; leave test_fraction"),
         ({"split_by": {"test": "cat"}, "class_depth": 0}, ["cat/a.png"], (), "no image is left to"),
         ({"split_by": {"train": "train", "test": "test"}},
          ["test/dog/1.png", "train/cat/1.png", "train/cow/1.png"], (),
