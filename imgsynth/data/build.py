@@ -27,6 +27,7 @@ from imgsynth.data.cache import (
     VERSION,
     Cache,
     default_folder,
+    discard,
     gigabytes,
     key_of,
     make_room,
@@ -73,14 +74,18 @@ def cached(
     folder = (folder or default_folder()).expanduser().resolve()
     _refuse_inside(folder, listing.root.resolve())
     key = key_of(listing, rule)
+    root = str(listing.root.resolve())
     found = opened(folder / key)
-    if found is not None and not _is_of(found, listing):
-        key = key_of(listing, rule, str(listing.root.resolve()))
+    if found is not None and found.root != root and not _agrees(found, listing):
+        key = key_of(listing, rule, root)
         found = opened(folder / key)
-    if found is not None and not _is_mended(found, listing):
+    if found is not None and _agrees(found, listing) and not _is_mended(found, listing):
         return found
     with one_at_a_time(folder, key, listing.root):
         found = opened(folder / key)
+        if found is not None and not _agrees(found, listing):
+            discard(folder / key)
+            found = None
         if found is None or _is_mended(found, listing):
             Build(listing, rule, folder, key).run(max_bytes)
             found = opened(folder / key)
@@ -99,10 +104,11 @@ def _refuse_inside(folder: Path, root: Path) -> None:
             )
 
 
-def _is_of(cache: Cache, listing: Listing) -> bool:
-    """Say whether a cache holds these files, and not others of equal names, sizes and times."""
-    if cache.root == str(listing.root.resolve()):
-        return True
+def _agrees(cache: Cache, listing: Listing) -> bool:
+    """Say whether some files still give what is in a cache.
+
+    Archives give all files the same time, so that names, sizes and times need not tell.
+    """
     for place in spread(len(listing), _COMPARED):
         try:
             image = cache.rule.apply(decode(listing.path(place)))
@@ -116,16 +122,27 @@ def _is_of(cache: Cache, listing: Listing) -> bool:
 
 
 def _is_mended(cache: Cache, listing: Listing) -> bool:
-    """Say whether a file can be used that could not: a permission changes without a trace."""
-    for place in cache.unusable:
-        with contextlib.suppress(UnusableImage):
-            cache.rule.apply(decode(listing.path(place)))
-            return True
+    """Say whether a file can be used that could not: permissions and packages leave no trace."""
+    for place, reason in cache.unusable.items():
+        if "cannot be opened" in reason or "needs" in reason:
+            with contextlib.suppress(UnusableImage):
+                cache.rule.apply(decode(listing.path(place)))
+                return True
     return False
 
 
 class _Differs(Exception):  # noqa: N818
     """An image differs from those whose headers were looked at."""
+
+
+class _File:
+    """An open file that is closed when nobody needs it: not before the last thread has ended."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.close(self.number)
 
 
 class Build:
@@ -158,11 +175,6 @@ class Build:
             OSError: If the disk is full.
         """
         everything = range(len(self.listing))
-        if self.final.exists():  # a file was mended, or a power cut left it incomplete
-            with contextlib.suppress(OSError):
-                (self.final / "about.json").unlink()
-            shutil.rmtree(self.part, ignore_errors=True)
-            self.final.rename(self.part)
         try:
             self.rule = self._resolved(spread(len(self.listing), _PROBED))
             first = self._first()
@@ -178,7 +190,9 @@ class Build:
             if error.errno in _FULL:
                 raise self._full(error) from error
             raise
-        self.part.replace(self.final)
+        if self.final.exists():  # a file was mended, or a power cut left it incomplete
+            discard(self.final)
+        self.part.rename(self.final)
 
     def _bytes(self) -> int:
         return len(self.listing) * self.row_bytes
@@ -306,16 +320,15 @@ class Build:
         num = len(self.listing)
         hashes = _array(self.part / "hashes.u64", "<u8", num)
         done = _array(self.part / "done.u8", "u1", num)
-        self.file = _reserve(self.part / "pixels.raw", self._bytes())
+        self.file = _File(_reserve(self.part / "pixels.raw", self._bytes()))
         try:
             note.write_text(plan)
             self._reuse(hashes, done)
             self._decode(hashes, done)
-            os.fsync(self.file)
+            os.fsync(self.file.number)
         finally:
             hashes.flush()
             done.flush()
-            os.close(self.file)
         if not done.any():
             raise self._none()
         self._finish(done)
@@ -345,7 +358,7 @@ class Build:
     def _write(self, place: int, pixels: memoryview) -> None:
         offset = place * self.row_bytes
         while pixels:
-            written = os.pwrite(self.file, pixels, offset)
+            written = os.pwrite(self.file.number, pixels, offset)
             pixels, offset = pixels[written:], offset + written
 
     def _row(self, file: int, row: int) -> tuple[bytes, int | None]:
@@ -359,7 +372,7 @@ class Build:
     def _reuse(self, hashes: Any, done: Any) -> None:  # noqa: ANN401
         """Keep what an interrupted build left, and take over what an older cache has."""
         for place in np.flatnonzero(done).tolist():
-            if self._row(self.file, place)[1] != hashes[place]:
+            if self._row(self.file.number, place)[1] != hashes[place]:
                 done[place] = 0  # it never reached the disk
         if done.all():
             return
@@ -377,13 +390,20 @@ class Build:
             stats = zip(names, files["sizes"].tolist(), files["mtimes"].tolist(), strict=True)
             rows = {file: row for row, file in enumerate(stats) if files["done"][row]}
         theirs = np.fromfile(other / "hashes.u64", "<u8")
-        sizes, mtimes = self.listing.sizes.tolist(), self.listing.mtimes.tolist()
+        ours = zip(
+            self.listing.names,
+            self.listing.sizes.tolist(),
+            self.listing.mtimes.tolist(),
+            strict=True,
+        )
+        same = {i: rows[f] for i, f in enumerate(ours) if not done[i] and f in rows}
+        places = list(same)
+        for i in spread(len(places), _COMPARED):
+            if hash_images(self._image(places[i])[None])[0] != theirs[same[places[i]]]:
+                return  # other files of equal names, sizes and times
         file = os.open(other / "pixels.raw", os.O_RDONLY)
         try:
-            for place in np.flatnonzero(done == 0).tolist():
-                row = rows.get((self.listing.names[place], sizes[place], mtimes[place]))
-                if row is None:
-                    continue
+            for place, row in same.items():
                 pixels, found = self._row(file, row)
                 if found == theirs[row]:
                     self._write(place, memoryview(pixels))

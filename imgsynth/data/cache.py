@@ -7,6 +7,7 @@ each, and ``about.json`` the rest. It is built in ``KEY.part`` and renamed when 
 """
 
 import contextlib
+import errno
 import hashlib
 import importlib.util
 import json
@@ -30,6 +31,10 @@ from imgsynth.data.scan import Listing
 from imgsynth.data.source import MappedSource
 
 VERSION = 1
+FILES = {
+    *("about.json", "plan.json", "files.npz", "pixels.raw", "hashes.u64", "done.u8"),
+}
+"""What a cache consists of."""
 _NAME = re.compile(r"[0-9a-f]{32}(\.part|\.gone)?")
 
 
@@ -47,6 +52,8 @@ class _Hold:
         self.about = about
         self.file = os.open(about, os.O_RDONLY)
         _lock(self.file, exclusively=False)
+        if not os.path.samestat(os.fstat(self.file), about.stat()):
+            raise FileNotFoundError(errno.ENOENT, "It was removed meanwhile", str(about))
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):  # it could not be opened
@@ -57,13 +64,13 @@ class _Hold:
 
 
 def _lock(file: int, *, exclusively: bool) -> bool:
-    """Lock without waiting; say whether it worked."""
+    """Lock, exclusively only if nobody has it; say whether it worked."""
     if importlib.util.find_spec("fcntl") is None:  # no POSIX system: nothing protects from eviction
         return True
     import fcntl
 
     try:
-        fcntl.flock(file, (fcntl.LOCK_EX if exclusively else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusively else fcntl.LOCK_SH)
     except OSError:
         return False
     return True
@@ -78,14 +85,12 @@ class Cache:
         rule: What became of them, with nothing left open.
         root: The folder they were in.
         unusable: Why a file has no image, by its place.
-        hold: Keeps the cache from being removed.
     """
 
     images: MappedSource
     rule: Rule
     root: str
     unusable: dict[int, str]
-    hold: _Hold
 
     def source(self, rows: Tensor, labels: Tensor | None) -> MappedSource:
         """Return some of the images.
@@ -122,23 +127,25 @@ def opened(folder: Path) -> Cache | None:
             tuple(about["shape"]),
             getattr(torch, about["dtype"]),
             hashes=hashes,
+            hold=hold,
         )
-    except OSError:  # removed meanwhile
+    except FileNotFoundError:  # removed meanwhile
         return None
     with contextlib.suppress(OSError):  # others may own it
         os.utime(folder / "about.json")  # when it was used last
     rule = about["rule"]
     unusable = {int(place): reason for place, reason in about["unusable"].items()}
     resolved = Rule(**{**rule, "size": tuple(rule["size"])})
-    return Cache(images, resolved, about["root"], unusable, hold)
+    return Cache(images, resolved, about["root"], unusable)
 
 
 def read_about(folder: Path) -> dict[str, Any] | None:
     """Return what a cache says of itself; None if it is not complete."""
     try:
         about: dict[str, Any] = json.loads((folder / "about.json").read_bytes())
-        complete = (folder / "pixels.raw").stat().st_size == about["bytes"]
-    except (OSError, ValueError, KeyError):
+        sizes = {"pixels.raw": about["bytes"], "hashes.u64": 8 * about["shape"][0]}
+        complete = all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
     return about if complete and about["version"] == VERSION else None
 
@@ -154,7 +161,7 @@ def one_at_a_time(folder: Path, key: str, root: Path) -> Iterator[None]:
         except Timeout:
             tqdm.write(f"Waiting for another process that decodes {root}.", file=sys.stderr)
             lock.acquire()
-    except PermissionError as error:
+    except OSError as error:
         raise OSError(
             f"The cache {folder} cannot be written ({error.strerror}); name another folder with "
             "cache= or $IMGSYNTH_CACHE."
@@ -201,8 +208,7 @@ def _others(folder: Path, key: str) -> Iterator[tuple[float, int, Path]]:
         if not _NAME.fullmatch(path.name) or path.stem == key:
             continue
         with contextlib.suppress(OSError):  # another process may remove or rename it
-            is_ours = any((path / name).exists() for name in ("about.json", "plan.json"))
-            if is_ours or path.suffix == ".gone":
+            if path.is_dir() and {file.name for file in path.iterdir()} <= FILES:
                 about = path / "about.json"
                 used = (about if about.exists() else path).stat().st_mtime
                 yield used, sum(f.stat().st_size for f in path.iterdir()), path
@@ -210,20 +216,27 @@ def _others(folder: Path, key: str) -> Iterator[tuple[float, int, Path]]:
 
 def _remove(path: Path) -> bool:
     """Remove a cache unless it is in use; say whether it is gone."""
-    with contextlib.suppress(OSError, Timeout), contextlib.ExitStack() as stack:
-        if path.suffix == ".part":
-            stack.enter_context(FileLock(path.with_suffix(".lock"), timeout=0))
-        elif path.suffix != ".gone":
-            file = stack.enter_context((path / "about.json").open("rb"))
-            if not _lock(file.fileno(), exclusively=True):
-                return False
-        gone = path.with_suffix(".gone")
-        if path != gone:
-            shutil.rmtree(gone, ignore_errors=True)
-            path.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+    try:
+        with FileLock(path.with_suffix(".lock"), timeout=0), contextlib.ExitStack() as stack:
+            if (path / "about.json").exists():
+                file = stack.enter_context((path / "about.json").open("r+b"))  # as NFS wants it
+                if not _lock(file.fileno(), exclusively=True):
+                    return False
+            discard(path)
+    except FileNotFoundError:  # another process was faster
         return True
-    return False
+    except (OSError, Timeout):
+        return False
+    return True
+
+
+def discard(path: Path) -> None:
+    """Remove a cache at once: who opened it keeps it, and nobody sees a part of it."""
+    gone = path.with_suffix(".gone")
+    if path != gone:
+        shutil.rmtree(gone, ignore_errors=True)
+        path.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def gigabytes(num_bytes: float) -> str:

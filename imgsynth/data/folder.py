@@ -200,6 +200,14 @@ class ImageFolder(ImageDataModule):
         splits = {s: places[~np.isin(places, lost)] for s, places in organised.splits.items()}
         organised = replace(organised, splits=splits)
         check_classes(self.root, organised)
+        labels = organised.labels
+        if labels is not None:
+            gone = set(labels.tolist()) - set(labels[splits["train"]].tolist())
+            if gone:
+                raise ValueError(
+                    f"{text} So none is left of the class {organised.classes[min(gone)]!r} to "
+                    "train on."
+                )
         self._found = listing, organised
 
     def load_split(self, split: str) -> TensorSource:

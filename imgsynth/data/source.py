@@ -94,7 +94,8 @@ class TensorSource:
         shape = (len(self), *self.images.shape[1:])
         images = torch.empty(shape, dtype=self.images.dtype, device=device)
         # Some at a time: a set that is in a file need not fit into the memory here.
-        for places in torch.split(torch.arange(len(self)), 1024):
+        at_once = max(1, 2**26 // self.images[:1].nbytes)
+        for places in torch.split(torch.arange(len(self)), at_once):
             images[places[0] : places[-1] + 1] = self.fetch(places)["image"].to(device)
         labels = None if self.labels is None else self.labels.to(device)
         return TensorSource(images, labels, hashes=self._hashes)
@@ -118,6 +119,7 @@ class MappedSource(TensorSource):
         labels: As in :class:`TensorSource`.
         rows: As in :class:`TensorSource`.
         hashes: As in :class:`TensorSource`.
+        hold: Kept as long as the images are, such as a lock on the file.
     """
 
     def __init__(
@@ -128,7 +130,9 @@ class MappedSource(TensorSource):
         labels: Tensor | None = None,
         rows: Tensor | None = None,
         hashes: Hashes | None = None,
+        hold: object = None,
     ) -> None:
+        self.hold = hold
         self._file = (path, shape, dtype)
         super().__init__(_mapped(path, shape, dtype), labels, rows, hashes)
 

@@ -1,4 +1,5 @@
 import json
+import shlex
 import signal
 from pathlib import Path
 
@@ -262,15 +263,10 @@ def test_a_run_goes_on_after_its_folder_of_images_has_moved(here, run):
 def test_networks_that_do_not_fit_are_told_before_images_are_decoded(here, run, monkeypatch):
     save_png(here / "photos" / "a.png", torch.zeros(3, 8, 8, dtype=torch.uint8))
     monkeypatch.setattr("imgsynth.data.folder.cached", None)
-    line = ["fit", "--model", "HingeGAN", "--model.generator", "DCGANGenerator"]
-    line += [
-        "--model.discriminator",
-        "DCGANDiscriminator",
-        "--data",
-        "ImageFolder",
-        "--images",
-        "8",
-    ]
+    line = shlex.split(
+        "fit --model HingeGAN --model.generator DCGANGenerator --images 8 "
+        "--model.discriminator DCGANDiscriminator --data ImageFolder"
+    )
     failed = run(*line, "--data.root", "photos", "--data.size", "41", "--data.channels", "3")
     assert failed.code == 2
     assert "41x41" in failed.err

@@ -43,8 +43,9 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files that are decoded, as they are."""
+    """The names of the files that are decoded, as they are; none to compare."""
     names: list[str] = []
+    monkeypatch.setattr(module, "_COMPARED", 0)
 
     def noted(path: str) -> torch.Tensor:
         names.append(Path(path).name)
@@ -63,7 +64,7 @@ def images(cache: Cache) -> torch.Tensor:
 
 
 def folder_of(cache: Cache) -> Path:
-    return cache.hold.about.parent
+    return cache.images.hold.about.parent  # type: ignore[attr-defined]
 
 
 def expected(root: Path, rule: Rule = RULE) -> torch.Tensor:
@@ -365,6 +366,22 @@ def test_equal_names_sizes_and_times_in_another_folder_are_told_apart(tmp_path: 
         assert torch.equal(images(cache), expected(root))
     assert folder_of(caches[0]) == folder_of(caches[1]) != folder_of(caches[2])
     assert folder_of(build(roots[2])) == folder_of(caches[2])
+
+
+def test_files_that_change_without_a_trace_are_noticed(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+
+    def fill(first: int, num: int = NUM) -> None:
+        for i in range(num):
+            write(root / f"{i}.bmp", first + i)
+            os.utime(root / f"{i}.bmp", (5, 5))
+
+    fill(0)
+    build(root)
+    fill(100)
+    assert torch.equal(images(build(root)), expected(root))
+    fill(200, NUM + 1)  # another key: what the older cache has is not taken over
+    assert torch.equal(images(build(root)), expected(root))
 
 
 def test_a_cache_that_may_only_be_read_is_used(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
