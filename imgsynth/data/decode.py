@@ -1,6 +1,8 @@
 """One image file becomes pixels, whatever its format; what is unusable says why."""
 
+import contextlib
 import re
+import struct
 import threading
 import warnings
 from collections.abc import Callable
@@ -50,6 +52,7 @@ _CHANNELS |= dict.fromkeys(("P", "RGB", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"), 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
 _ORIENTATION = 274  # the tag of EXIF and TIFF
+_NOT_PLAIN = {0xE1, 0xEE}  # markers of EXIF and of Adobe in a JPEG
 _FLIPS = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}
 _warnings_lock = threading.Lock()
 
@@ -145,6 +148,8 @@ def decode(path: str | Path) -> Tensor:
         tensor([255,   0,   0], dtype=torch.uint8)
     """
     with _file(path) as file:
+        if (plain := _plain_jpeg(file)) is not None:
+            return plain
         header, pixels = _opened(file)
         try:
             image = pixels()
@@ -232,7 +237,7 @@ def _pillow(image: ImageFile.ImageFile, kind: str, file: IO[bytes]) -> _Opened:
     header = _header(image.size, channels, bits, kind, mode, orientation)
 
     def pixels() -> Tensor:
-        decoded = _fast_jpeg(file) if kind == "JPEG" and mode in ("L", "RGB") else None
+        decoded = _fast_jpeg(_all_of(file)) if kind == "JPEG" and mode in ("L", "RGB") else None
         if decoded is None:
             _load(image)
             wanted = image.mode if bits == 16 else _MODES[channels]
@@ -248,15 +253,52 @@ def _largest(image: ImageFile.ImageFile) -> int:
     return int(options[1]) if isinstance(options, tuple) else 255
 
 
-def _fast_jpeg(file: IO[bytes]) -> Tensor | None:
+def _plain_jpeg(file: IO[bytes]) -> Tensor | None:
+    """Decode most JPEGs without Pillow, which takes long for their header; None for others.
+
+    Others have an orientation (EXIF), a colour space of Adobe's, or something wrong.
+    """
+    decoded = None
+    with contextlib.suppress(OSError):
+        if file.read(3) == b"\xff\xd8\xff":
+            file.seek(0)
+            data = file.read()
+            shape = _plain_shape(data)
+            if shape is not None and 0 < shape[1] * shape[2] <= MAX_PIXELS:
+                decoded = _fast_jpeg(data)
+                if decoded is not None and decoded.shape != shape:
+                    decoded = None
+        file.seek(0)
+    return decoded
+
+
+def _plain_shape(data: bytes) -> tuple[int, int, int] | None:
+    """Channels, height and width by the frame's marker (ITU-T T.81, B.2.2)."""
+    place = 2
+    while place + 9 < len(data):
+        marker = data[place + 1]
+        if data[place] != 0xFF or marker in _NOT_PLAIN or not 0xC0 <= marker <= 0xFE:
+            return None
+        if marker in (0xC0, 0xC1, 0xC2):
+            bits, height, width, channels = struct.unpack_from(">BHHB", data, place + 4)
+            return (channels, height, width) if bits == 8 and channels in (1, 3) else None
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return None
+
+
+def _all_of(file: IO[bytes]) -> bytes:
+    file.seek(0)
+    return file.read()
+
+
+def _fast_jpeg(data: bytes) -> Tensor | None:
     """What Pillow gives, sooner. None where Pillow is to try, or to say what is wrong."""
     try:
         from torchvision.io import decode_jpeg
     except ImportError:  # torchvision 0.29 announces its removal
         return None
-    file.seek(0)
     try:
-        decoded: Tensor = decode_jpeg(torch.frombuffer(bytearray(file.read()), dtype=torch.uint8))
+        decoded: Tensor = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
     except (RuntimeError, DeprecationWarning):
         return None
     return decoded
