@@ -22,6 +22,11 @@ rng = np.random.default_rng(0)
 Check = Callable[..., tuple[int, str]]
 
 
+@pytest.fixture(autouse=True)
+def _the_same_noise_whatever_ran_before() -> None:
+    rng.bit_generator.state = np.random.default_rng(0).bit_generator.state
+
+
 @pytest.fixture
 def check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

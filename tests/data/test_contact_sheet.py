@@ -18,6 +18,11 @@ rng = np.random.default_rng(0)
 Array = np.ndarray[Any, Any]
 
 
+@pytest.fixture(autouse=True)
+def _the_same_noise_whatever_ran_before() -> None:
+    rng.bit_generator.state = np.random.default_rng(0).bit_generator.state
+
+
 def noise(height: int = 8, width: int = 8, mode: str = "RGB") -> Image.Image:
     bands = len(mode)
     pixels = rng.integers(0, 256, (height, width, bands), dtype=np.uint8)
