@@ -116,9 +116,15 @@ def _agrees(cache: Cache, listing: Listing) -> bool:
             if place not in cache.unusable:
                 return False
         else:
-            if hash_images(image[None])[0] != cache.images.hashes()[place]:
+            if not _are_alike(image, cache.images.fetch(torch.tensor([place]))["image"][0]):
                 return False
     return True
+
+
+def _are_alike(image: Tensor, kept: Tensor) -> bool:
+    """Say whether two images are the same but for what decoders and processors round."""
+    difference = (image.int() - kept.int()).abs().double().mean()
+    return bool(difference <= 0.01 * torch.iinfo(image.dtype).max)
 
 
 def _is_mended(cache: Cache, listing: Listing) -> bool:
@@ -398,11 +404,13 @@ class Build:
         )
         same = {i: rows[f] for i, f in enumerate(ours) if not done[i] and f in rows}
         places = list(same)
-        for i in spread(len(places), _COMPARED):
-            if hash_images(self._image(places[i])[None])[0] != theirs[same[places[i]]]:
-                return  # other files of equal names, sizes and times
         file = os.open(other / "pixels.raw", os.O_RDONLY)
         try:
+            for i in spread(len(places), _COMPARED):
+                pixels, _ = self._row(file, same[places[i]])
+                kept = torch.frombuffer(bytearray(pixels), dtype=self.dtype).view(self.shape[1:])
+                if not _are_alike(self._image(places[i]), kept):
+                    return  # other files of equal names, sizes and times
             for place, row in same.items():
                 pixels, found = self._row(file, row)
                 if found == theirs[row]:

@@ -368,6 +368,19 @@ def test_equal_names_sizes_and_times_in_another_folder_are_told_apart(tmp_path: 
     assert folder_of(build(roots[2])) == folder_of(caches[2])
 
 
+def test_what_another_decoder_rounds_otherwise_is_no_change(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = build(root)
+    monkeypatch.setattr(module, "decode", lambda path: decode(path) ^ 1)
+    again = build(root)
+    assert folder_of(again) == folder_of(before)
+    assert torch.equal(images(again), expected(root))
+    write(root / "new.png", 98)
+    kept = images(build(root))[: NUM // 2]
+    assert torch.equal(kept, expected(root)[: NUM // 2])
+
+
 def test_files_that_change_without_a_trace_are_noticed(tmp_path: Path) -> None:
     root = tmp_path / "in"
 
