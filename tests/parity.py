@@ -26,6 +26,7 @@ from imgsynth.methods import (
     GAN,
     LSGAN,
     WGANGP,
+    Classifier,
     HingeGAN,
     Method,
     MinimaxGAN,
@@ -54,6 +55,11 @@ def _plain(method: type[GAN]) -> Callable[..., Method]:
         return method(*_networks(), **{"ema_half_life": 100, **optimizers, **options})
 
     return make
+
+
+def _classifier(**options: Any) -> Method:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 10))
+    return Classifier(network, **{"ema_half_life": 100, "optimizer": _STEP, **options})
 
 
 class R1GAN(HingeGAN):
@@ -92,6 +98,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "HingeGAN": _plain(HingeGAN),
     "LSGAN": _plain(LSGAN),
     "WGANGP": _plain(WGANGP),
+    "Classifier": _classifier,
 }
 """A new method joins by a line here: how it is made small, by SGD, without batch statistics."""
 
@@ -369,10 +376,10 @@ class Counted:
             self.open = False  # reports are no part of the update
             type(self.method)._updated(self.method, images)
 
-        def training_step(*args: Any) -> None:
+        def training_step(*args: Any) -> Any:
             self.updates.append([])
             self.open = True
-            self.step(*args)
+            return self.step(*args)
 
         torch.distributed.all_reduce = all_reduce
         self.method.training_step = training_step
@@ -389,7 +396,7 @@ def in_one_process(name: str) -> dict[str, Any]:
     quiet()
     method = fresh(name)
     method.joined = True
-    with RandomNumbersOfRanks(BATCH // method.accumulate):
+    with RandomNumbersOfRanks(BATCH // getattr(method, "accumulate", 1)):
         trainer(UPDATES, 1).fit(method, Digits(batch_size=RANKS * BATCH, seed=3))
     return outcome(method)
 

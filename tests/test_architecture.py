@@ -9,13 +9,14 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "imgsynth"
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if "experiments" not in p.parts)
 
-LEAVES = {"types", "images", "seeding", "describe"}
+LEAVES = {"types", "images", "seeding", "describe", "folders"}
 EVERYTHING = {p.stem for p in PACKAGE.iterdir()} | {"methods.base"}
 MAY_IMPORT = {
     "types": set(),
     "images": set(),
     "seeding": set(),
     "describe": set(),
+    "folders": set(),
     "losses": LEAVES,
     "networks": LEAVES,
     "diffusion": LEAVES,
@@ -25,10 +26,11 @@ MAY_IMPORT = {
     "metrics": LEAVES,
     "methods": LEAVES | {"losses", "diffusion", "optim", "ema", "strategies"},
     "data": LEAVES | {"augment"},
-    "callbacks": LEAVES | {"metrics", "augment", "methods.base", "loggers"},
+    "callbacks": LEAVES | {"metrics", "augment", "methods.base", "loggers", "judging"},
     "loggers": LEAVES | {"metrics", "augment", "methods.base"},
     "strategies": set(),  # a method brings it about, so it knows none
     "loading": LEAVES | {"methods", "callbacks"},
+    "judging": LEAVES | {"data", "methods", "networks", "optim", "callbacks", "loading", "metrics"},
     "cli": EVERYTHING,
     "__main__": EVERYTHING,
     "testing": EVERYTHING,

@@ -24,12 +24,15 @@ def data(tmp_path, monkeypatch):
     draw = np.random.default_rng(0).integers
     clothes = {"images": draw(0, 256, (80, 28, 28)), "labels": np.arange(80) % 10}
     np.savez("clothes.npz", **{k: v.astype(np.uint8) for k, v in clothes.items()})
+    things = {"images": draw(0, 256, (80, 32, 32, 3)), "labels": np.arange(80) % 10}
+    np.savez("things.npz", **{k: v.astype(np.uint8) for k, v in things.items()})
     Path("large").mkdir()
     for i in range(8):
         Image.fromarray(draw(0, 256, (96, 150, 3)).astype(np.uint8)).save(f"large/{i}.png")
     clothes_options = ["--data", "Arrays", "--data.images", "clothes.npz"]
     return {
         "Digits": ["--data.batch_size", "8"],
+        "CIFAR10": ["--data", "Arrays", "--data.images", "things.npz", "--data.batch_size", "4"],
         "FashionMNIST": [*clothes_options, "--data.batch_size", "4"],
         "ImageFolder": ["--data.root", "large", "--data.batch_size", "4"],
     }
@@ -45,6 +48,9 @@ def test_a_recipe_trains_for_two_updates(name, data, capsys):
     images = str(2 * size * steps)
     assert main(["fit", "-c", name, *options, "--images", images, "--name", "run"]) == 0
     assert [row["updates"] for row in read_rows(Path("runs/run"))] == [1, 2]
+    if name.startswith("classification/"):
+        assert Path("runs/run/final-predictions.png").is_file()
+        return
     assert Path("runs/run/final.png").is_file()
     assert main(["sample", "runs/run", "--num", "3", "--out", "images"]) == 0
     capsys.readouterr()

@@ -1,6 +1,7 @@
 """What happens around training: length, progress, sheets of samples, checkpoints, stopping."""
 
-from imgsynth.callbacks.checkpoint import Checkpoint, newest_checkpoint
+from imgsynth.callbacks.checkpoint import Checkpoint, best_checkpoint, newest_checkpoint
+from imgsynth.callbacks.evaluate import Evaluate
 from imgsynth.callbacks.length import Length
 from imgsynth.callbacks.profiler import StepProfiler
 from imgsynth.callbacks.progress import Progress
@@ -11,12 +12,14 @@ from imgsynth.callbacks.watchdog import Watchdog
 
 __all__ = [
     "Checkpoint",
+    "Evaluate",
     "GracefulStop",
     "Length",
     "Progress",
     "Samples",
     "StepProfiler",
     "Watchdog",
+    "best_checkpoint",
     "newest_checkpoint",
     "quiet",
 ]

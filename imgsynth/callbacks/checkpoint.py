@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
@@ -33,10 +34,12 @@ class Checkpoint(LightningCheckpoint):
         every: Images from one checkpoint to the next; None makes ten in a run.
         keep: How many to keep, the newest; 0 keeps all.
         minutes: Save after so many minutes too.
-        monitor: A reported key, such as ``train/discriminator/real``: the checkpoint with its
-            best value, as reported last when it is saved, is kept as well. A logger that takes
-            checkpoints (Weights & Biases, online) gets it at the end as ``best``, and the last
-            one as ``latest``.
+        monitor: A reported key: the checkpoint with its best value is kept as well. A score,
+            such as ``val/fd`` (see :class:`Evaluate`), is that of the very weights: whenever it
+            is the best so far, a checkpoint is saved. Another key, such as
+            ``train/discriminator/real``, counts as reported last when a checkpoint is saved. A
+            logger that takes checkpoints (Weights & Biases, online) gets the best one at the end
+            as ``best``, and the last one as ``latest``.
         mode: Whether the lowest value of ``monitor`` is the best, ``min``, or the highest, ``max``.
 
     Attributes:
@@ -115,13 +118,14 @@ class Checkpoint(LightningCheckpoint):
         stops = trainer.should_stop and not self._stopping
         self._stopping |= stops
         last = stops or 0 <= trainer.max_steps <= trainer.global_step
-        if self._cadence.due(method) | self._late(trainer, method) | last:
+        late = self._late(trainer, method)
+        if self._cadence.due(method) | late | last | self._is_best(trainer, method):
             self._save(trainer, method)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what the last checkpoint does not hold; hand the best and the last to loggers."""
         method = method_of(pl_module)
-        if method.images_seen != self._saved:
+        if method.images_seen != self._saved or self._is_best(trainer, method):
             self._save(trainer, method)
         signalled = any(getattr(c, "signal", None) for c in trainer.callbacks)  # type: ignore[attr-defined]
         if trainer.is_global_zero and not signalled:  # then there is no time to upload
@@ -163,7 +167,7 @@ class Checkpoint(LightningCheckpoint):
     def _save(self, trainer: Trainer, method: Method) -> None:
         method.check_finite()
         path = self._folder / f"images-{method.images_seen:012d}.ckpt"
-        self._compare(trainer, path)
+        self._compare(trainer, method, path)
         # Beside its final place: the temporary file that Lightning writes may be on another
         # disk, from where moving it is copying, which can break off half-way.
         part = path.with_name(f"{path.name}.part")
@@ -182,12 +186,24 @@ class Checkpoint(LightningCheckpoint):
         if trainer.is_global_zero:
             self._prune(method.images_seen)
 
-    def _compare(self, trainer: Trainer, path: Path) -> None:
+    def _is_best(self, trainer: Trainer, method: Method) -> bool:
+        """Say whether these weights have just been scored better than any before."""
+        if self.monitor is None or method.scored.get(self.monitor) != method.images_seen:
+            return False
+        value = float(trainer.callback_metrics[self.monitor])
+        return (value if self.mode == "min" else -value) < self._least
+
+    def _compare(self, trainer: Trainer, method: Method, path: Path) -> None:
         metrics = trainer.callback_metrics
         if self.monitor is None or not metrics:
             return
+        if method.scored.get(self.monitor, method.images_seen) != method.images_seen:
+            return  # the score is of other weights
         if self.monitor not in metrics:
-            if not self._warned:
+            # what will report it may do so more rarely than checkpoints are saved
+            reporters = [method, *trainer.callbacks]  # type: ignore[attr-defined]
+            promised = any(self.monitor in getattr(r, "reports", ()) for r in reporters)
+            if not self._warned and not promised:
                 warnings.warn(
                     f"monitor={self.monitor!r} is not reported, so no checkpoint is the best yet; "
                     f"reported: {', '.join(metrics)}.",
@@ -238,6 +254,24 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
     inner = Path(folder) / "checkpoints"
     checkpoints = _checkpoints(inner if inner.is_dir() else Path(folder))
     return checkpoints[max(checkpoints)] if checkpoints else None
+
+
+def best_checkpoint(folder: str | Path) -> Path | None:
+    """Return the best checkpoint of a run's folder, as its newest one knows it; None without.
+
+    Args:
+        folder: The run's folder.
+
+    Example:
+        >>> # best_checkpoint("runs/digits")
+    """
+    newest = newest_checkpoint(folder)
+    if newest is None:
+        return None
+    states = torch.load(newest, map_location="cpu", weights_only=True, mmap=True)["callbacks"]
+    names = [s["best"] for s in states.values() if isinstance(s, dict) and "best" in s]
+    best = newest.parent / names[0] if names else None
+    return best if best is not None and best.is_file() else None
 
 
 def how_to_continue(trainer: Trainer) -> str:

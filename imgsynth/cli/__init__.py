@@ -47,6 +47,12 @@ def _sample(argv: list[str]) -> int:
     return sample(argv)
 
 
+def _evaluate(argv: list[str]) -> int:
+    from imgsynth.cli.evaluate import evaluate
+
+    return evaluate(argv)
+
+
 def _check_data(argv: list[str]) -> int:
     from imgsynth.cli.check_data import check_data
 
@@ -57,6 +63,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "fit": _fit,
     "resume": _resume,
     "sample": _sample,
+    "evaluate": _evaluate,
     "check-data": _check_data,
     "list": helping.list_command,
     "help": helping.help_command,

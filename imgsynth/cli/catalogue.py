@@ -9,8 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[1]
-_BASES = {"Method", "AdversarialMethod", "ImageDataModule", "Optimizer"}
-"""Classes to inherit from, not to choose."""
+_BASES = {"Method", "AdversarialMethod", "ImageDataModule", "Optimizer", "Extractor"}
+_BASES |= {"ClassifierExtractor"}  # made of a file: --evaluate.weights
+"""Classes to inherit from, or made in another way; not to choose."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ ROLES = {
     "augmentations": Role("augment", "Module", "--model.augment"),
     "optimizers": Role("optim.py", "Optimizer", "--model.generator_optimizer"),
     "schedules": Role("optim.py", "Schedule", "--model.generator_schedule"),
+    "extractors": Role("metrics", "Extractor", "--evaluate.extractor"),
     "data": Role("data", "ImageDataModule", "--data"),
 }
 
@@ -221,6 +223,8 @@ def role_of(parameter: str, annotation: str = "") -> str:
         return "methods"
     if parameter == "data":
         return "data"
+    if parameter == "extractor":
+        return "extractors"
     if "Optimizer" in annotation or parameter.endswith("optimizer"):
         return "optimizers"
     if "Schedule" in annotation or parameter.endswith("schedule"):

@@ -10,7 +10,7 @@ from imgsynth.cli.errors import UsageError, did_you_mean, listing, nearest
 
 _RUN = ("name", "out")
 _CHANGEABLE = (
-    *("trainer", "samples", "checkpoint", "wandb"),
+    *("trainer", "samples", "evaluate", "checkpoint", "wandb"),
     *("data.batch_size", "data.num_workers", "data.device_resident"),
     *("data.root", "data.table", "data.cache", "data.cache_gb"),
 )
@@ -62,7 +62,7 @@ def check_names(options: Options, where: str = "") -> None:
     Raises:
         UsageError: If there is one.
     """
-    groups = ["model", "data", "trainer", "samples", "checkpoint", "wandb"]
+    groups = ["model", "data", "trainer", "samples", "evaluate", "checkpoint", "wandb"]
     known = [*groups, "config", "images", "seed", "threads", "name", "out"]
     known += ["print_config", "profile"]
     for name, _ in options:
@@ -74,7 +74,7 @@ def check_names(options: Options, where: str = "") -> None:
                 f"Options: {listing(f'--{k}' for k in known)}.",
                 did_you_mean(f"--{m}" for m in meant),
             )
-        if name in {"trainer", "samples", "checkpoint", "wandb"} and not where:
+        if name in set(groups) - {"model", "data"} and not where:
             shown = "WandB" if name == "wandb" else name.capitalize()
             raise UsageError(
                 f"--{name} is a group of options.",

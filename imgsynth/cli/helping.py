@@ -16,6 +16,7 @@ imgsynth {imgsynth.__version__}: image synthesis with PyTorch Lightning
   imgsynth fit -c gan/hinge_digits       train what a recipe describes
   imgsynth resume RUN                    continue a run exactly where it was stopped
   imgsynth sample RUN --num 100          generate images from a trained model
+  imgsynth evaluate RUN                  score a trained model by a declared protocol
   imgsynth check-data FOLDER             look at a folder of images before training on it
   imgsynth list                          show recipes, methods, networks and data
   imgsynth help NAME                     show the options of a class, such as HingeGAN
@@ -60,10 +61,13 @@ what is trained
 how
   --trainer.OPTION        Lightning's Trainer: accelerator, devices, precision, log_every_n_steps...
   --samples.every N       images from one sheet of samples to the next
+  --evaluate.every N      images from one evaluation to the next; --evaluate.metrics fid,is,kid or,
+                          without Inception weights, fd,cls_score,precision,recall; any of these
+                          options turns it on, and the best checkpoint is kept
   --checkpoint.every N    images from one checkpoint to the next; --checkpoint.keep how many
   --wandb.mode MODE       Weights & Biases: online, offline or disabled; without it, WANDB_MODE,
                           else online if you are logged in, else offline
-                          `imgsynth help Trainer`, `Samples`, `Checkpoint` and `WandB` show all
+`imgsynth help Trainer`, `Samples`, `Evaluate`, `Checkpoint` and `WandB` show all of these.
 
 Options are written out in full. Classes of your own are found in the working directory.
 """
@@ -71,6 +75,7 @@ Options are written out in full. Classes of your own are found in the working di
 _EXTRA = {
     "Samples": "--samples",
     "Checkpoint": "--checkpoint",
+    "Evaluate": "--evaluate",
     "Trainer": "--trainer",
     "WandB": "--wandb",
 }

@@ -18,8 +18,9 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from lightning.pytorch import Trainer
 
 import imgsynth.augment
+import imgsynth.metrics
 import imgsynth.networks  # noqa: F401  (short names are those of imported classes)
-from imgsynth.callbacks import Checkpoint, Samples
+from imgsynth.callbacks import Checkpoint, Evaluate, Samples
 from imgsynth.cli import catalogue, recipes, runs
 from imgsynth.cli.arguments import Options
 from imgsynth.cli.errors import UsageError
@@ -57,6 +58,7 @@ def build_parser() -> ArgumentParser:
         Trainer, "trainer", skip=_OURS, fail_untyped=False, instantiate=False
     )
     parser.add_class_arguments(Samples, "samples", instantiate=False)
+    parser.add_class_arguments(Evaluate, "evaluate", instantiate=False)
     parser.add_class_arguments(Checkpoint, "checkpoint", instantiate=False)
     parser.add_class_arguments(WandB, "wandb", skip={"folder", "config"}, instantiate=False)
     return parser

@@ -79,7 +79,7 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         what = "empty" if content is None else "no mapping"
         raise UsageError(f"-c {path}: the file is {what}.", expected)
-    for group in ("trainer", "samples", "checkpoint", "wandb"):
+    for group in ("trainer", "samples", "evaluate", "checkpoint", "wandb"):
         if not isinstance(content.get(group, {}), dict):
             raise UsageError(
                 f"-c {path}: {group} must hold options, got {content[group]!r}.",

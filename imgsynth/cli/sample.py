@@ -29,7 +29,7 @@ def sample(argv: list[str]) -> int:
     """
     given = _parser().parse(argv)
     path = runs.find_run(given.run)
-    device = _device_name(given.device)
+    device = device_name(given.device)
 
     import imgsynth
     from imgsynth.cli.fit import make_working_directory_importable
@@ -41,7 +41,7 @@ def sample(argv: list[str]) -> int:
         raise UsageError(f"--num must be at least 1, got {given.num}.")
     out = Path(given.out) if given.out else Path("samples") / runs.folder_of(path).name
     make_working_directory_importable()
-    method = imgsynth.load(path, map_location=device, trusted=(*_trusted(path), *given.trust))
+    method = imgsynth.load(path, map_location=device, trusted=(*trusted(path), *given.trust))
     if not isinstance(method, Sampler):
         raise UsageError(
             f"{type(method).__name__} does not make images from nothing.",
@@ -90,7 +90,12 @@ def _parser() -> Parser:
     return parser
 
 
-def _device_name(device: str) -> str:
+def device_name(device: str) -> str:
+    """Return the device that ``--device`` names: ``auto`` becomes what there is.
+
+    Raises:
+        UsageError: If there is no such device.
+    """
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         raise UsageError(
             f"--device {device!r} is unknown.", "Expected auto, cpu, cuda, cuda:1 or mps."
@@ -110,7 +115,7 @@ def _device_name(device: str) -> str:
     return device
 
 
-def _trusted(path: Path) -> Iterator[str]:
+def trusted(path: Path) -> Iterator[str]:
     """Yield the packages that the run's own configuration names: the user chose them."""
     config = runs.folder_of(path) / runs.CONFIG
     if config.is_file():

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from imgsynth.callbacks import (
     Checkpoint,
+    Evaluate,
     GracefulStop,
     Length,
     Progress,
@@ -166,7 +167,7 @@ def _trainer(
     else:
         # First, so that the record's clock does not run while W&B starts.
         ours.insert(0, WandB(folder, **config["wandb"], config=config))
-    callbacks += [Samples(**config["samples"]), Checkpoint(**config["checkpoint"])]
+    callbacks += _looking(config)
     return Trainer(
         **arguments,
         callbacks=callbacks,
@@ -174,6 +175,24 @@ def _trainer(
         default_root_dir=folder,
         use_distributed_sampler=False,
     )
+
+
+def _looking(config: dict[str, Any]) -> list[Callback]:
+    """Make what looks at the model while it is trained; the best checkpoint is by its score."""
+    callbacks: list[Callback] = [Samples(**config["samples"])]
+    checkpoint = dict(config["checkpoint"])
+    if evaluates(config):
+        evaluate = Evaluate(**parser.make(parser.typed(config).evaluate))
+        callbacks.append(evaluate)
+        if checkpoint["monitor"] is None:
+            checkpoint |= evaluate.settings.monitored()
+    return [*callbacks, Checkpoint(**checkpoint)]
+
+
+def evaluates(config: dict[str, Any]) -> bool:
+    """Say whether a configuration asks for scores: any option of theirs does."""
+    defaults = parser.defaults_of(Evaluate)
+    return any(value != defaults[name] for name, value in config["evaluate"].items())
 
 
 def _check_wandb(given: dict[str, Any]) -> None:

@@ -26,7 +26,6 @@ from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from imgsynth.data.cache import (
     VERSION,
     Cache,
-    default_folder,
     discard,
     gigabytes,
     key_of,
@@ -39,6 +38,7 @@ from imgsynth.data.decode import Header, UnusableImage, decode, read_header
 from imgsynth.data.rule import Rule
 from imgsynth.data.scan import Listing, spread
 from imgsynth.data.source import hash_images
+from imgsynth.folders import default_folder
 
 _AT_ONCE = 256
 _A_TASK = 8

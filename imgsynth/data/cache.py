@@ -38,13 +38,6 @@ FILES = {
 _NAME = re.compile(r"[0-9a-f]{32}(\.part|\.gone)?")
 
 
-def default_folder() -> Path:
-    """Return where caches are: ``$IMGSYNTH_CACHE``, or ``imgsynth`` in the user's cache folder."""
-    if given := os.environ.get("IMGSYNTH_CACHE"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "imgsynth"
-
-
 class _Hold:
     """Keeps a cache from being removed as long as this object lives, in other processes too."""
 

@@ -27,6 +27,7 @@ from imgsynth.methods.base import Method
 
 ROWS = "record.jsonl"
 RUN = "run.json"
+PROTOCOLS = "protocols.json"
 _FINGERPRINTS = "fingerprints"
 _LARGEST_DIFF = 1_000_000
 _PACKAGES = ("imgsynth", "torch", "torchvision", "lightning", "kornia", "numpy")
@@ -39,8 +40,9 @@ class Record(Logger):
     ``seconds`` (of training, over all resumptions) and the terms. ``run.json``: command line, git
     commit, versions, how method and data were built, a hash of the data, and each start with its
     end. ``fingerprints.npz``: a hash of every image of the data, by split; a further one,
-    ``fingerprints-2.npz``, if the second start had other images. A row is in the file before the
-    next update begins, so that a killed run keeps all its rows.
+    ``fingerprints-2.npz``, if the second start had other images. ``protocols.json``: what the
+    scores in the rows were measured by; each row with scores names them. A row is in the file
+    before the next update begins, so that a killed run keeps all its rows.
 
     Only the first process writes. A run that resumes notes the images it resumed from, and
     :func:`read_rows` leaves out what an earlier attempt wrote beyond.
@@ -61,6 +63,7 @@ class Record(Logger):
         self._training = False
         self._seconds_before = 0.0
         self._began = time.monotonic()
+        self._protocols: dict[str, str] = {}
 
     @property
     def name(self) -> str:
@@ -168,7 +171,25 @@ class Record(Logger):
         updates = terms.pop("progress/updates", method.updates if method is not None else step or 0)
         row: dict[str, Any] = {"images": int(images), "updates": int(updates)}
         row["seconds"] = round(self.seconds, 3)
-        self._append(row | {k: v if math.isfinite(v) else None for k, v in terms.items()})
+        row |= {k: v if math.isfinite(v) else None for k, v in terms.items()}
+        measured_by = {key: self._protocols[key] for key in terms if key in self._protocols}
+        self._append(row | ({"protocols": measured_by} if measured_by else {}))
+
+    @rank_zero_only
+    def log_protocols(self, protocols: Mapping[str, Mapping[str, Any]]) -> None:
+        """Note what scores are measured by: rows with them carry its hash from now on.
+
+        Args:
+            protocols: By the scores' keys; plain data with its ``hash``.
+        """
+        self._protocols |= {key: protocol["hash"] for key, protocol in protocols.items()}
+        path = self.folder / PROTOCOLS
+        known = json.loads(path.read_text()) if path.exists() else {}
+        new = {protocol["hash"]: dict(protocol) for protocol in protocols.values()}
+        if not new.keys() <= known.keys():
+            temporary = self.folder / f".{PROTOCOLS}.part"
+            temporary.write_text(json.dumps(known | new, indent=2) + "\n")
+            temporary.replace(path)
 
     def _append(self, row: dict[str, Any]) -> None:
         path = self.folder / ROWS

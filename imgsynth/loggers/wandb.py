@@ -102,6 +102,7 @@ class WandB(WandbLogger):
         self._watched: tuple[Any, ...] | None = None
         self._began = time.monotonic()
         self._warned = False
+        self._protocols: dict[str, dict[str, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the run behind: another process starts its own, if it is the first of its run."""
@@ -205,6 +206,19 @@ class WandB(WandbLogger):
                 self.experiment.config["total_images"] = method.total_images
             self.experiment.log(row)
 
+    @rank_zero_only
+    def log_protocols(self, protocols: Mapping[str, Mapping[str, Any]]) -> None:
+        """Put into the configuration what scores are measured by, as ``protocols.val/fid``.
+
+        Args:
+            protocols: By the scores' keys; plain data with its ``hash``.
+        """
+        if self._experiment is not None and self._protocols != protocols:
+            with self._forgiving("the scores' protocols are missing"):
+                self._protocols = {key: dict(protocol) for key, protocol in protocols.items()}
+                config = {"protocols": self._protocols}
+                self.experiment.config.update(config, allow_val_change=True)
+
     def log_images(
         self, name: str, picture: Tensor, images: int, text: Mapping[str, str] | None = None
     ) -> None:
@@ -292,6 +306,7 @@ class WandB(WandbLogger):
         """
         run, method, watched = self._experiment, self._method, self._watched
         self._experiment = self._method = self._watched = None
+        self._protocols = {}
         if run is None or method is None:
             return
         callbacks: list[Any] = method.trainer.callbacks  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from imgsynth.methods.adversarial import AdversarialMethod
 from imgsynth.methods.base import Method, NonFiniteError
+from imgsynth.methods.classifier import Classifier
 from imgsynth.methods.gan import GAN, LSGAN, WGANGP, HingeGAN, MinimaxGAN
 from imgsynth.methods.sampler import Sampler
 
@@ -10,6 +11,7 @@ __all__ = [
     "LSGAN",
     "WGANGP",
     "AdversarialMethod",
+    "Classifier",
     "HingeGAN",
     "Method",
     "MinimaxGAN",

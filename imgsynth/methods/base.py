@@ -42,6 +42,7 @@ class Method(Described, LightningModule):
         seed: The run's seed. Every random number in a step is a function of it, the rank and
             the number of the update.
         latest: The means last reported, by key.
+        scored: The images seen when a score was last reported, by key.
     """
 
     averaged: tuple[str, ...] = ()
@@ -64,6 +65,7 @@ class Method(Described, LightningModule):
         self.trained_before = self._trained_on = torch.empty(0, dtype=torch.int64)
         self.meter = Meter()
         self.latest: dict[str, float] = {}
+        self.scored: dict[str, int] = {}
         self.description: dict[str, Any] | None = None
         self._state: dict[str, Any] | None = None
         self._pending = self._micro_batches = 0  # of the update that is being accumulated
@@ -214,6 +216,27 @@ class Method(Described, LightningModule):
         for logger in self.loggers:
             logger.log_metrics(dict(self.latest), step=self.updates)
         self.trainer.callback_metrics.update({k: torch.tensor(v) for k, v in means.items()})
+
+    def report_scores(
+        self,
+        scores: Mapping[str, float],
+        protocols: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Hand scores of the present weights to the loggers and callbacks, on every rank.
+
+        A :class:`~imgsynth.callbacks.Checkpoint` that monitors one of them saves if it is the best.
+
+        Args:
+            scores: By key, such as ``val/fid``; the same on all ranks.
+            protocols: What they were measured by, as plain data with its ``hash``, by key.
+        """
+        self.scored |= dict.fromkeys(scores, self.images_seen)
+        progress = {"progress/images": self.images_seen, "progress/updates": self.updates}
+        for logger in self.loggers:
+            if hasattr(logger, "log_protocols") and protocols:
+                logger.log_protocols(protocols)
+            logger.log_metrics({**scores, **progress}, step=self.updates)
+        self.trainer.callback_metrics.update({k: torch.tensor(v) for k, v in scores.items()})
 
     def _means(self) -> dict[str, float]:
         """Return the window's means over all ranks; raise if one is not finite."""

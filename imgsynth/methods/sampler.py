@@ -70,11 +70,22 @@ class Sampler:
         *,
         seed: int = 0,
         ema: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> Iterator[Tensor]:
-        """Yield what :meth:`sample` returns in chunks, for more images than memory holds."""
+        """Yield what :meth:`sample` returns in chunks, for more images than memory holds.
+
+        Args:
+            num: As in :meth:`sample`; so are the others that are not named here.
+            labels: Of all images.
+            seed: Chooses the latents.
+            ema: Whether to use the averaged weights.
+            rank: Of several devices that share the work, the one that asks.
+            world_size: How many they are. Device r gets the chunks r, r + world_size...
+        """
         assert isinstance(self, Method)
         labels = self._sample_labels(num, labels)
-        for chunk, start in enumerate(range(0, num, CHUNK)):
+        for chunk, start in list(enumerate(range(0, num, CHUNK)))[rank::world_size]:
             latents = self.latents(CHUNK, seeding.generator(seed, "latents", chunk))
             wanted = None
             if labels is not None:

@@ -11,6 +11,7 @@ from imgsynth.cli import catalogue
 from imgsynth.cli.parser import defaults_of
 from imgsynth.data import ImageDataModule
 from imgsynth.methods import Method
+from imgsynth.metrics import Extractor
 from imgsynth.optim import Optimizer, Schedule
 
 ANCESTORS = {
@@ -19,6 +20,7 @@ ANCESTORS = {
     "augmentations": nn.Module,
     "optimizers": Optimizer,
     "schedules": Schedule,
+    "extractors": Extractor,
     "data": ImageDataModule,
 }
 ALL = [(role, name) for role in catalogue.ROLES for name in catalogue.choices(role)]
@@ -70,6 +72,7 @@ def test_the_trainers_options_are_those_of_lightning():
         ("discriminator_schedule", "CosineDecay"),
         ("augment", "RandomTranslation"),
         ("model", "WGANGP"),
+        ("extractor", "PixelExtractor"),
         ("data", "Digits"),
     ],
 )

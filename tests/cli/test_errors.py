@@ -50,7 +50,7 @@ class Net(nn.Module):
 WRONG = [
     # commands
     ("fi", "Did you mean imgsynth fit?"),
-    ("train", "fit | resume | sample | check-data | list | help"),
+    ("train", "fit | resume | sample | evaluate | check-data | list | help"),
     ("--hlep", "Did you mean imgsynth --help?"),
     ("list method", "Did you mean imgsynth list methods?"),
     ("list methods networks", "Unexpected 'networks'"),
@@ -121,7 +121,10 @@ WRONG = [
     (f"{B} --model my_broken_package.Net", "No module named 'nothing_of_this_name'"),
     (f"{B} --model Method", "--model is no class that has options"),
     ("fit --model HingeGAN --data Digits --images 64", "needs --model.generator and"),
-    ("fit --model.generator MLPGenerator --data Digits", "Expected a class: --model GAN"),
+    (
+        "fit --model.generator MLPGenerator --data Digits",
+        "Expected a class: --model Classifier or GAN",
+    ),
     (f"{B} --model.lrr 3", "--model.generator_optimizer.lr or"),
     (f"{B} --model.width 3", "--model.generator.width or --model.discriminator.width?"),
     (f"{B} --model.generater.width 64", "Did you mean --model.generator.width?"),

@@ -468,18 +468,6 @@ def test_different_bits_need_a_rule(root: Path) -> None:
     assert images(build(root, Rule((8, 8), channels=1, bits=16))).dtype == torch.uint16
 
 
-def test_where_caches_are_is_the_environments_to_say(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("IMGSYNTH_CACHE", str(tmp_path / "here"))
-    assert store.default_folder() == tmp_path / "here"
-    monkeypatch.delenv("IMGSYNTH_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "there"))
-    assert store.default_folder() == tmp_path / "there" / "imgsynth"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert store.default_folder() == Path.home() / ".cache" / "imgsynth"
-
-
 def test_an_image_too_small_to_cut_cannot_be_used(root: Path) -> None:
     write(root / "small.png", 1, (7, 12, 3))
     cache = build(root, Rule((8, 8), "cut", channels=3, bits=8))

@@ -2,7 +2,7 @@
 
 Everything that could break this is switched on: a folder of images from its cache with random
 transforms, two discriminator steps, accumulation, dropout, schedules with warm-up, labels,
-augmentation, clipping, spectral norm and averaged weights.
+augmentation, clipping, spectral norm, averaged weights and scores.
 """
 
 import random
@@ -53,6 +53,11 @@ model:
 trainer:
   accelerator: cpu
   log_every_n_steps: 3
+evaluate:
+  every: 960
+  metrics: recall,swd
+  num: 100
+  extractor: {{class_path: imgsynth.metrics.PixelExtractor}}
 checkpoint:
   every: {EVERY}
   keep: 0

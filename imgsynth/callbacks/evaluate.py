@@ -1,0 +1,287 @@
+"""Scores of generated images during training."""
+
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from tqdm.auto import tqdm  # type: ignore[import-untyped]
+
+from imgsynth.callbacks.base import method_of, run_folder
+from imgsynth.callbacks.cadence import Cadence
+from imgsynth.callbacks.stop import stopped
+from imgsynth.folders import default_folder
+from imgsynth.methods.base import Method
+from imgsynth.metrics import scores
+from imgsynth.metrics.classifier import ClassifierExtractor
+from imgsynth.metrics.evaluation import Evaluation, Result
+from imgsynth.metrics.extractor import Extractor
+from imgsynth.metrics.pixels import PixelExtractor
+from imgsynth.metrics.presets import preset
+from imgsynth.metrics.protocol import name_of
+from imgsynth.types import Count, parse_count
+
+JUDGE = "judge.pt"
+"""The classifier that scored a run, in its folder."""
+
+DEFAULT = ("fd", "cls_score", "precision", "recall")
+_NUM = 5_000
+_INCEPTION = "torch-fidelity"
+
+
+class Evaluate(Callback):
+    """Score generated images at a cadence, with averaged weights, and at the end.
+
+    Scores are reported as ``val/fd`` and so on: to the record and other loggers with a hash of
+    what they were measured by (:class:`~imgsynth.metrics.Protocol`), to the terminal beside what
+    real images get, and to :class:`Checkpoint`, which keeps the best. Everything they need is
+    made before training starts and kept for other runs. They do not touch training: neither its
+    random numbers nor its weights.
+
+    Without Inception weights, images are judged by a classifier of the data's own labels, trained
+    once for each data set: ``fd``, ``cls_score``, ``kd`` are what ``fid``, ``is`` and ``kid``
+    are in the feature space of the Inception network.
+
+    Args:
+        every: Images from one evaluation to the next; None makes four in a run.
+        metrics: Names, as a list or with commas: fid, is, kid, fid_class with the Inception
+            network; fd, cls_score, kd, fd_class with any other extractor; precision, recall,
+            density, coverage, swd with both. None: fd, cls_score, precision and recall, or, with
+            a protocol, fid.
+        num: Images to generate; None as many as the protocol says (50,000 with Inception,
+            5,000 else). Scores of another number are called so: ``fid2k``.
+        seeds: How many sets of images, of the seeds 0, 1...; a score is their mean.
+        protocol: For Inception, which tool's numbers to reproduce: torch-fidelity, pytorch-fid,
+            clean-fid, stylegan2-ada or studiogan; None is torch-fidelity.
+        weights: File of the Inception weights, for scores that need them; None looks in torch's
+            cache, then downloads it. For the others the ``judge.pt`` of another run, so that both
+            are judged by the same classifier.
+        extractor: Another network to make features; see :mod:`imgsynth.metrics`.
+        split: The real images to compare with.
+
+    Raises:
+        ValueError: If there is no such score or protocol, or a number is out of range; when
+            training starts, if a score cannot be computed of this data.
+
+    Example:
+        >>> evaluate = Evaluate(every="50k", metrics="fd,recall", num="2k")
+        >>> # Trainer(callbacks=[evaluate]).fit(method, data)
+    """
+
+    def __init__(
+        self,
+        every: Count | None = None,
+        metrics: str | Sequence[str] | None = None,
+        num: Count | None = None,
+        seeds: int = 1,
+        protocol: str | None = None,
+        weights: str | None = None,
+        extractor: Extractor | None = None,
+        split: str = "train",
+    ) -> None:
+        self.settings = Settings(metrics, num, protocol, weights, extractor, split)
+        if seeds < 1:
+            raise ValueError(f"seeds must be at least 1, got {seeds}.")
+        self.seeds = seeds
+        self._cadence = Cadence(every, parts=4)
+        self._evaluation: Evaluation | None = None
+        self._evaluated = -1
+        self._before: dict[str, float] | None = None
+        self._warned = ""
+
+    @property
+    def reports(self) -> list[str]:
+        """The keys of the scores."""
+        return [f"val/{self.settings.shown(name)}" for name in self.settings.names]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Look at the real images, and whether the scores can be had, before training starts."""
+        if stage != "fit":
+            return
+        data: Any = getattr(trainer, "datamodule", None)
+        self._evaluation = self.settings.prepare(data, pl_module, trainer.strategy.root_device)
+        extractor = self._evaluation.extractor
+        if trainer.is_global_zero and isinstance(extractor, ClassifierExtractor):
+            folder = run_folder(trainer)
+            folder.mkdir(parents=True, exist_ok=True)
+            extractor.save(folder / JUDGE)
+        if trainer.is_global_zero:  # not computed in the middle of a run
+            _ = self._evaluation.floor
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to count."""
+        method = method_of(pl_module)
+        self._cadence.start(method)
+        self._evaluated = -1
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+    ) -> None:
+        """Evaluate if it is due, or if this update is the last."""
+        method = method_of(pl_module)
+        last = 0 <= trainer.max_steps <= trainer.global_step
+        if self._cadence.due(method) or last:
+            self._evaluate(trainer, method)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate the last weights, unless the run is to go on."""
+        method = method_of(pl_module)
+        if self._evaluated != method.images_seen and not stopped(trainer):
+            self._evaluate(trainer, method)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next scores are compared with."""
+        return {} if self._before is None else {"before": self._before}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compare the next scores with those of the checkpoint."""
+        self._before = state_dict.get("before")
+
+    def _evaluate(self, trainer: Trainer, method: Method) -> None:
+        assert self._evaluation is not None
+        method.synchronise()
+        method.check_finite()
+        self._evaluated = method.images_seen
+        result = self._evaluation.score(method, seeds=range(self.seeds))
+        means = result.means()
+        reported = {f"val/{name}": value for name, value in means.items()}
+        if self.seeds > 1:
+            for name in result.protocols:
+                low, high = result.range(name)
+                reported |= {f"val/{name}_least": low, f"val/{name}_greatest": high}
+        protocols = {
+            f"val/{name}": {"hash": protocol.hash, **protocol.as_dict()}
+            for name, protocol in result.protocols.items()
+        }
+        method.report_scores(reported, protocols)
+        if trainer.is_global_zero:
+            self._tell(method, result)
+
+    def _tell(self, method: Method, result: Result) -> None:
+        assert self._evaluation is not None
+        floor = self._evaluation.floor
+        means = result.means()
+        told = []
+        for name, protocol in result.protocols.items():
+            real = floor.get(protocol.score)
+            beside = "" if real is None else f" (real {real:.4g})"
+            told.append(f"{name} {means[name]:.4g}{beside}")
+        line = f"{method.images_seen:,} images: {', '.join(told)}"
+        tqdm.write(f"{line}; real: {self._evaluation.num_held_out:,} images")
+        warning = self._evaluation.alarm(result, self._before)
+        kind = re.sub(r"[\d.]+", "", warning or "")
+        if warning is not None and kind != self._warned:  # not again and again
+            warnings.warn(warning, stacklevel=2)
+        self._warned = kind
+        self._before = result.watched
+
+
+class Settings:
+    """What to score and by what; the callback and the command line make evaluations of it."""
+
+    def __init__(
+        self,
+        metrics: str | Sequence[str] | None,
+        num: Count | None,
+        protocol: str | None,
+        weights: str | None,
+        extractor: Extractor | None,
+        split: str,
+    ) -> None:
+        if metrics is None:
+            metrics = DEFAULT if protocol is None else ("fid",)
+        self.names = scores.parse(metrics)
+        self.num = None if num is None else parse_count(num, "num")
+        if self.num is not None and self.num < 2:
+            raise ValueError(f"num must be at least 2, got {num}.")
+        self.extractor = extractor
+        self.split = split
+        inception = scores.asks_for_inception(self.names) or protocol is not None
+        given = {"protocol": protocol, "weights": weights}
+        if extractor is not None and any(given.values()):
+            name = next(name for name, value in given.items() if value is not None)
+            raise ValueError(f"extractor and {name} both say what makes features; give one.")
+        self.preset = preset(protocol or _INCEPTION) if inception and extractor is None else None
+        self.weights = weights
+
+    @property
+    def num_protocol(self) -> int:
+        """As many generated images as the protocol asks for."""
+        return _NUM if self.preset is None else self.preset.num_generated
+
+    def shown(self, name: str) -> str:
+        """Return a score's name, with the number of images if it is not the protocol's."""
+        return name_of(name, self.num or self.num_protocol, self.num_protocol)
+
+    def monitored(self) -> dict[str, str]:
+        """Return ``monitor`` and ``mode`` of the first score, for :class:`Checkpoint`."""
+        first = self.names[0]
+        return {
+            "monitor": f"val/{self.shown(first)}",
+            "mode": "min" if scores.SCORES[first].better == "low" else "max",
+        }
+
+    def prepare(
+        self,
+        data: Any,  # noqa: ANN401
+        method: LightningModule,
+        device: torch.device,
+        judge: Path | None = None,
+    ) -> Evaluation:
+        """Find or make the extractor and look at the real images.
+
+        Args:
+            data: The datamodule.
+            method: What will be scored.
+            device: Where features are made.
+            judge: A classifier to use, if one is needed.
+
+        Raises:
+            ValueError: If it cannot be done; the message says what else can.
+        """
+        if not hasattr(data, "reference"):
+            raise ValueError(
+                "Scores compare with real images: give the Trainer a datamodule of imgsynth, such "
+                "as ImageFolder or Arrays, instead of a loader."
+            )
+        if not hasattr(method, "sample_chunks"):
+            raise ValueError(
+                f"{type(method).__name__} does not make images from nothing, so there is nothing "
+                "to compare with real ones; leave out --evaluate."
+            )
+        if self.split not in data.splits:
+            raise ValueError(f"split must be one of {', '.join(data.splits)}, got {self.split!r}.")
+        extractor = self._extractor(data, device, judge)
+        return Evaluation(
+            data,
+            extractor.to(device),
+            self.names,
+            folder=default_folder(),
+            num=self.num,
+            num_protocol=self.num_protocol,
+            split=self.split,
+            conditional=bool(getattr(method, "num_classes", 0)),
+        )
+
+    def _extractor(self, data: Any, device: torch.device, judge: Path | None) -> Extractor:  # noqa: ANN401
+        if self.extractor is not None:
+            return self.extractor
+        if self.preset is not None:
+            return self.preset.extractor(self.weights)
+        if self.weights is not None:
+            return ClassifierExtractor.load(self.weights)
+        if self.names == ["swd"]:
+            return PixelExtractor()
+        if judge is not None and judge.exists():
+            return ClassifierExtractor.load(judge)
+        from imgsynth.judging import judge as trained
+
+        return trained(data, device=device)

@@ -1,0 +1,245 @@
+"""Score a trained model, by the same digits as during its training."""
+
+import hashlib
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from imgsynth.cli import runs
+from imgsynth.cli.arguments import Options, Parser, split
+from imgsynth.cli.errors import UsageError
+
+_OURS = ("metrics", "num", "seeds", "protocol", "weights", "split")
+_FEWEST_SEEDS = 3
+
+
+def evaluate(argv: list[str]) -> int:
+    """Score a model: ``imgsynth evaluate``.
+
+    Args:
+        argv: What follows the command.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: If the command line is wrong, or there is no such run.
+    """
+    if "--protocols" in argv:
+        from imgsynth.metrics.presets import PRESETS
+
+        print("\n\n".join(preset.text() for preset in PRESETS.values()))
+        return 0
+    words, changes = _changes(argv)
+    given = _parser().parse(words)
+    path = runs.find_run(given.run)
+    source = runs.config_of(path)
+    changes += [(f"evaluate.{n}", v) for n in _OURS if (v := getattr(given, n)) is not None]
+    from imgsynth.cli.sample import device_name, trusted
+
+    device = device_name(given.device)
+
+    import torch
+
+    import imgsynth
+    from imgsynth.callbacks import quiet
+    from imgsynth.callbacks.evaluate import JUDGE, Settings
+    from imgsynth.cli import parser
+    from imgsynth.cli.fit import make_working_directory_importable
+    from imgsynth.cli.train import evaluates
+
+    make_working_directory_importable()
+    quiet()
+    config = parser.parse([source], changes)
+    if config["threads"] is not None:
+        torch.set_num_threads(config["threads"])
+    checkpoint = _checkpoint(path, given.checkpoint)
+    own = evaluates(parser.parse([source], []))
+    typed = parser.typed(config)
+    data = parser.make(typed.data)
+    method = imgsynth.load(checkpoint, map_location=device, trusted=tuple(trusted(path)))
+    options = parser.make(typed.evaluate)
+    options.pop("every")
+    seeds = options.pop("seeds")
+    if given.seeds is None and not own:
+        seeds = _FEWEST_SEEDS
+    if seeds < 1:
+        raise UsageError(f"--seeds must be at least 1, got {seeds}.")
+    settings = Settings(**options)
+    data.prepare_data()
+    data.setup()
+    judge = runs.folder_of(path) / JUDGE
+    evaluation = settings.prepare(data, method, torch.device(device), judge)
+    result = evaluation.score(method, seeds=range(seeds), ema=not given.raw, matched=True)
+    report = _report(evaluation, result, config)
+    report["provenance"] = {
+        "checkpoint": str(checkpoint),
+        "images_seen": method.images_seen,
+        "updates": method.updates,
+        "seeds": list(result.seeds),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "precision": str(method.dtype).removeprefix("torch."),
+        "imgsynth": imgsynth.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    print(_table(report, evaluation))
+    warning = evaluation.alarm(result)
+    if warning is not None:
+        print(f"\n{warning}")
+    out = _write(report, runs.folder_of(path))
+    print(f"\nWritten to {out}")
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "evaluate",
+        "Score a trained model: without further options as it was scored in training (the same\n"
+        "digits, on the same machine), else by fd, cls_score, precision and recall, judged by a\n"
+        "classifier of the data's own labels. Each score is shown with its protocol (what it was\n"
+        "measured by) and with what real images get in place of generated ones. Scores of equal\n"
+        "protocols may be compared, others may not.",
+        "examples:\n  imgsynth evaluate runs/demo\n"
+        "  imgsynth evaluate runs/demo --checkpoint best --seeds 5\n"
+        "  imgsynth evaluate runs/cifar --metrics fid,is,kid --protocol clean-fid\n"
+        "  imgsynth evaluate --protocols",
+    )
+    add = parser.add_argument
+    add("run", metavar="RUN", help="folder of a run, or one of its checkpoints")
+    add("--checkpoint", metavar="C", help="best, last or a file (last)")
+    add("--metrics", metavar="M", help="names with commas; `imgsynth help Evaluate` lists them")
+    add("--num", metavar="N", help="images to generate, such as 2k (as the protocol says)")
+    add("--seeds", metavar="S", help="sets of images; the mean and range over them is shown")
+    add("--protocol", metavar="P", help="which tool's numbers to reproduce; see --protocols")
+    add("--protocols", action="store_true", help="say what each protocol stands for")
+    add("--weights", metavar="FILE", help="the Inception weights, for fid, is, kid")
+    add("--split", metavar="S", help="the real images to compare with (train)")
+    add("--raw", action="store_true", help="the live weights instead of the averaged ones")
+    add("--device", metavar="D", default="auto", help="cpu, cuda, cuda:1, mps (auto)")
+    add("--extractor", metavar="CLASS", help="another network: TorchvisionExtractor, ...;\n"
+        "--extractor.OPTION VALUE for its options")  # fmt: skip
+    return parser
+
+
+def _changes(argv: list[str]) -> tuple[list[str], Options]:
+    """Split off what goes to the run's configuration: ``--extractor...`` and ``--data...``."""
+    words: list[str] = []
+    theirs: list[str] = []
+    target = words
+    for word in argv:
+        if word.startswith("--"):
+            name = word[2:].partition("=")[0]
+            is_theirs = name == "extractor" or name.startswith(("extractor.", "data."))
+            target = theirs if is_theirs else words
+            if name.startswith("extractor"):
+                word = f"--evaluate.{word[2:]}"
+            target.append(word)
+            target = target if "=" not in word else words
+        else:
+            target.append(word)
+            target = words
+    options, _ = split(theirs, set())
+    return words, options
+
+
+def _checkpoint(path: Path, wanted: str | None) -> Path:
+    """Return the checkpoint that is meant."""
+    from imgsynth.callbacks import best_checkpoint
+    from imgsynth.loading import find_checkpoint
+
+    if path.is_file():
+        if wanted is not None:
+            raise UsageError(
+                f"RUN is a checkpoint, and --checkpoint {wanted} names one too.",
+                "Expected one of the two.",
+            )
+        return path
+    if wanted in {None, "last"}:
+        return find_checkpoint(path)
+    if wanted == "best":
+        best = best_checkpoint(runs.folder_of(path))
+        if best is None:
+            raise UsageError(
+                f"{path} keeps no best checkpoint: it was not scored while it was trained.",
+                "Expected --checkpoint last or a file, or a run with --evaluate.every.",
+            )
+        return best
+    found = Path(str(wanted))
+    for candidate in (found, runs.folder_of(path) / runs.CHECKPOINTS / found):
+        if candidate.is_file():
+            return candidate
+    raise UsageError(
+        f"There is no checkpoint {wanted!r}.", "Expected --checkpoint best, last or a file."
+    )
+
+
+def _report(evaluation: Any, result: Any, config: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401
+    from imgsynth.metrics.scores import SCORES
+
+    table = {}
+    means = result.means()
+    for name, protocol in result.protocols.items():
+        low, high = result.range(name)
+        table[name] = {
+            "mean": means[name],
+            "least": low,
+            "greatest": high,
+            "values": result.values[name],
+            "real": evaluation.floor.get(protocol.score),
+            "of_as_many": result.matched.get(protocol.score),
+            "better": SCORES[protocol.score].better,
+            "protocol": {"hash": protocol.hash, **protocol.as_dict()},
+        }
+    further = {n: v for n, v in means.items() if n not in table}
+    return {"scores": table, "further": further, "data": config["data"]["class_path"]}
+
+
+def _table(report: dict[str, Any], evaluation: Any) -> str:  # noqa: ANN401
+    facts = report["provenance"]
+    first = next(iter(report["scores"].values()))["protocol"]
+    real, extractor = first["real"], first["extractor"]
+    data = report["data"].rpartition(".")[2]
+    seeds = ", ".join(map(str, facts["seeds"]))
+    num = evaluation.num_held_out
+    few = min(num, first["num_generated"])
+    titles = ("score", "mean", "range", f"at {few:,}", f"real, {num:,}")
+    lines = [
+        f"{facts['checkpoint']}: {facts['images_seen']:,} images seen",
+        f"{first['num_generated']:,} generated images ({first['weights']} weights, seeds {seeds}) "
+        f"against the {real['num']:,} real ones of {data}, split {real['split']}",
+        f"Features: {extractor['name']} {extractor['weights']}",
+        "",
+        "{:<14}{:>10}{:>20}{:>11}{:>13}  better  protocol".format(*titles),
+    ]
+    for name, row in report["scores"].items():
+        low, high = _number(row["least"]), _number(row["greatest"])
+        spread = f"{low} to {high}" if len(row["values"]) > 1 else "-"
+        cells = (name, _number(row["mean"]), spread, _number(row["of_as_many"]))
+        lines.append(
+            "{:<14}{:>10}{:>20}{:>11}".format(*cells)
+            + f"{_number(row['real']):>13}  {row['better']:<6}  {row['protocol']['hash']}"
+        )
+    lines += ["", f"real: {evaluation.floor_text()}"]
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if abs(value) < 1e5 else f"{value:.3e}"
+
+
+def _write(report: dict[str, Any], folder: Path) -> Path:
+    """Write what was found beside the run; the same evaluation overwrites itself."""
+    hashes = "-".join(sorted({row["protocol"]["hash"] for row in report["scores"].values()}))
+    short = hashlib.blake2b(hashes.encode(), digest_size=4).hexdigest()
+    images = report["provenance"]["images_seen"]
+    out = folder / "evaluations" / f"images-{images:012d}-{short}.json"
+    out.parent.mkdir(exist_ok=True)
+    part = out.with_name(f".{out.name}.part")
+    part.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    part.replace(out)
+    return out

@@ -1,0 +1,280 @@
+"""Sets of images as scores see them, and those of real images kept on disk for all runs."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+from tqdm.auto import tqdm  # type: ignore[import-untyped]
+
+from imgsynth import seeding
+from imgsynth.metrics import frechet, neighbours
+from imgsynth.metrics.extractor import Extractor
+
+T = TypeVar("T")
+
+VERSION = 1
+MOST_FEATURES = 50_000
+"""Real images whose features are kept; mean and covariance are of all."""
+
+BATCH = 64
+"""Images that an extractor sees at a time. Part of a score's last digits."""
+
+
+class Real(Protocol):
+    """What is asked of a data set: any :class:`~imgsynth.data.ImageDataModule` answers it."""
+
+    splits: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+
+    def num_images(self, split: str) -> int: ...  # noqa: D102
+    def fingerprint_of(self, split: str) -> str: ...  # noqa: D102
+    def reference(  # noqa: D102
+        self, split: str, batch_size: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor | None]]: ...
+
+
+class FeatureSet:
+    """The features of a set of images, and what scores need of them, computed once.
+
+    Args:
+        features: float32 ``(N, d)``.
+        logits: float32 ``(N, k)``; None if the extractor has no classes.
+        labels: int64 ``(N,)``; None if the images have none.
+        gaussian: Mean and covariance, if they are of more images than ``features``.
+
+    Example:
+        >>> FeatureSet(torch.randn(100, 4)).gaussian.mean.shape
+        torch.Size([4])
+    """
+
+    def __init__(
+        self,
+        features: Tensor,
+        logits: Tensor | None = None,
+        labels: Tensor | None = None,
+        gaussian: frechet.Gaussian | None = None,
+    ) -> None:
+        self.features = features
+        self.logits = logits
+        self.labels = labels
+        self._gaussian = gaussian
+        self._radii: dict[int, Tensor] = {}
+        self._found: dict[tuple[str, int], Any] = {}
+
+    def __len__(self) -> int:
+        """Return how many images' features are here."""
+        return len(self.features)
+
+    @cached_property
+    def gaussian(self) -> frechet.Gaussian:
+        """Mean and covariance of the features."""
+        if self._gaussian is not None:
+            return self._gaussian
+        moments = frechet.Moments()
+        for part in torch.split(self.features, BATCH * 16):
+            moments.add(part)
+        return moments.gaussian()
+
+    @cached_property
+    def factor(self) -> Tensor:
+        """A factor of the covariance; see :func:`~imgsynth.metrics.frechet.factor`."""
+        return frechet.factor(self.gaussian.covariance)
+
+    def radii(self, k: int) -> Tensor:
+        """Return each image's distance to its k-th neighbour in the set."""
+        if k not in self._radii:
+            self._radii[k] = neighbours.radii(self.features, k)
+        return self._radii[k]
+
+    def once(self, name: str, other: "FeatureSet", compute: Callable[[], T]) -> T:
+        """Compute what two scores share when the first asks for it."""
+        key = (name, id(other))
+        if key not in self._found:
+            self._found[key] = compute()
+        found: T = self._found[key]
+        return found
+
+    def at(self, places: Tensor) -> "FeatureSet":
+        """Return the set of these images only."""
+        logits, labels = self.logits, self.labels
+        return FeatureSet(
+            self.features[places],
+            None if logits is None else logits[places],
+            None if labels is None else labels[places],
+        )
+
+
+def to_eight_bits(images: Tensor) -> Tensor:
+    """Return whole numbers as uint8: those of 16 bits are divided by 257 and rounded."""
+    if images.dtype == torch.uint8:
+        return images
+    return images.to(torch.float32).div_(257).round_().to(torch.uint8)
+
+
+class _StoredSet(FeatureSet):
+    """A set whose statistics are files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        read = {name: self._read(name) for name in ("features", "logits", "labels")}
+        assert read["features"] is not None
+        super().__init__(read["features"], read["logits"], read["labels"])
+        self.about: dict[str, Any] = json.loads((folder / "about.json").read_text())
+
+    def _read(self, name: str) -> Tensor | None:
+        path = self._folder / f"{name}.npy"
+        return torch.from_numpy(np.load(path, allow_pickle=False)) if path.exists() else None
+
+    def _kept(self, name: str, made: Tensor | None = None) -> Tensor:
+        """Return a file's contents; write it first, whole or not at all, if there is none."""
+        found = self._read(name)
+        if found is not None:
+            return found
+        assert made is not None
+        _save(self._folder / f"{name}.npy", made)
+        return made
+
+    @cached_property
+    def gaussian(self) -> frechet.Gaussian:
+        mean, covariance = self._kept("mean"), self._kept("covariance")
+        return frechet.Gaussian(mean, covariance, self.about["num"])
+
+    @cached_property
+    def factor(self) -> Tensor:
+        found = self._read("factor")
+        if found is None:
+            found = self._kept("factor", frechet.factor(self.gaussian.covariance))
+        return found
+
+    def radii(self, k: int) -> Tensor:
+        if k not in self._radii:
+            found = self._read(f"radii-{k}")
+            if found is None:
+                found = self._kept(f"radii-{k}", neighbours.radii(self.features, k))
+            self._radii[k] = found
+        return self._radii[k]
+
+
+def reference(data: Real, split: str, extractor: Extractor, folder: Path) -> FeatureSet:
+    """Return the features of a split of real images, from the disk if they were needed before.
+
+    Of several processes that need the same, on one machine or with one folder, one computes while
+    the others wait.
+
+    Args:
+        data: Where the images come from.
+        split: Which of them.
+        extractor: What makes features of them.
+        folder: Where they are kept: ``references`` in it.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    key = key_of(data, split, extractor)
+    home = folder / "references" / key
+    if not (home / "about.json").exists():
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with _waiting(home.with_suffix(".lock"), split):
+            if not (home / "about.json").exists():
+                _build(data, split, extractor, home)
+    return _StoredSet(home)
+
+
+def key_of(data: Real, split: str, extractor: Extractor) -> str:
+    """Return a hash of everything that features depend on: images, order, extractor, size."""
+    facts = {
+        "version": VERSION,
+        "extractor": extractor.identity(),
+        "images": data.fingerprint_of(split),
+        "num": data.num_images(split),
+        "shape": list(data.image_shape),
+        "kept": MOST_FEATURES,
+    }
+    text = json.dumps(facts, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+class _waiting:  # noqa: N801  (used as a function)
+    """A lock whose holder is waited for; says so once, if it takes longer."""
+
+    def __init__(self, path: Path, split: str) -> None:
+        self._lock = FileLock(path)
+        self._split = split
+
+    def __enter__(self) -> None:
+        try:
+            self._lock.acquire(timeout=10)
+        except Timeout:
+            tqdm.write(f"Waiting for another process that looks at the split {self._split!r}.")
+            self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def _build(data: Real, split: str, extractor: Extractor, home: Path) -> None:
+    num = data.num_images(split)
+    kept = _kept_places(num)
+    moments = frechet.Moments()
+    features, logits, labels = [], [], []
+    start = 0
+    bar = tqdm(total=num, unit=" images", desc=f"Real images ({split})", leave=False, disable=None)
+    with bar:
+        for images, truth in data.reference(split, BATCH):
+            found, classes = extractor(to_eight_bits(images))
+            found = found.cpu()
+            moments.add(found)
+            mine = kept[start : start + len(images)]
+            features.append(found[mine])
+            if classes is not None:
+                logits.append(classes.cpu()[mine])
+            if truth is not None:
+                labels.append(truth[mine])
+            start += len(images)
+            bar.update(len(images))
+    gaussian = moments.gaussian()
+    part = home.with_name(f"{home.name}.{os.getpid()}.part")
+    part.mkdir(parents=True)
+    try:
+        for name, parts in (("features", features), ("logits", logits), ("labels", labels)):
+            if parts:
+                _save(part / f"{name}.npy", torch.cat(parts))
+        _save(part / "mean.npy", gaussian.mean)
+        _save(part / "covariance.npy", gaussian.covariance)
+        about = {"num": num, "split": split, "extractor": extractor.identity()}
+        about |= {"torch": torch.__version__, "images": data.fingerprint_of(split)}
+        (part / "about.json").write_text(json.dumps(about, indent=2))
+        part.replace(home)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _kept_places(num: int) -> Tensor:
+    """Say of each image whether its features are kept: the same ones each time."""
+    keep = torch.ones(num, dtype=torch.bool)
+    if num > MOST_FEATURES:
+        order = torch.randperm(num, generator=seeding.generator(0, "reference"))
+        keep[order[MOST_FEATURES:]] = False
+    return keep
+
+
+def _save(path: Path, values: Tensor) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with part.open("wb") as file:
+        np.save(file, values.numpy(), allow_pickle=False)
+    part.replace(path)
+
+
+def halves(real: FeatureSet) -> Sequence[FeatureSet]:
+    """Split a set in two, the same two each time."""
+    order = torch.randperm(len(real), generator=seeding.generator(0, "halves"))
+    return [real.at(places) for places in order.chunk(2)]
