@@ -76,11 +76,12 @@ lint: setup  ## Check style and formatting
 type: setup  ## Check types
 	$(BIN)/mypy
 
-bench: setup  ## Measure the training step (by hand, bfloat16, two ranks) and the data path
+bench: setup  ## Measure the training step (by hand, bfloat16, two ranks), the data path and scores
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/precision.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ranks.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/data.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/evaluation.py
 
 notebooks: $(STAMP_NOTEBOOKS)  ## Run the notebooks from their .py files
 	$(BIN)/python notebooks/run.py

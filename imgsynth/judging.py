@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -82,31 +83,16 @@ def judge(
         True
     """
     _check_labels(data)
-    device = _device(device)
-    fingerprint = data.fingerprint_of("train")
-    if network is None and images is None:
-        for path in sorted(SHIPPED.glob("*.pt")):
-            shipped = ClassifierExtractor.load(path)
-            if shipped.fingerprint == fingerprint:
-                return shipped.to(device)
-    network = _default_network(data) if network is None else network
-    description = describe(network)
-    if MARKER in str(description):
-        raise ValueError(
-            f"{type(network).__name__} does not record how it was built, so no judge can be made "
-            "of it; let it, and what it is given, inherit imgsynth.describe.Described."
-        )
-    num = _length(data) if images is None else parse_count(images, "images")
-    recipe = [VERSION, fingerprint, _fingerprint_of_heldout(data), description, num]
-    key = hashlib.blake2b(json.dumps(recipe).encode(), digest_size=16).hexdigest()
-    folder = default_folder() / "judges" if folder is None else Path(folder).expanduser()
-    path = folder / f"{key}.pt"
-    trusted = (type(network).__module__.partition(".")[0],)
-    if not path.exists():
-        with _one_at_a_time(path, type(data).__name__):
-            if not path.exists():
-                _train(data, description, trusted, num, device).save(path)
-    return ClassifierExtractor.load(path, trusted=trusted).to(device)
+    place = _device(device)
+    # Tensors made in inference mode cannot learn, and stay so; leaving it turns gradients on.
+    with torch.inference_mode(False):
+        found = _shipped(data) if network is None and images is None else None
+        if found is None:
+            network = _default_network(data) if network is None else network
+            num = _length(data) if images is None else parse_count(images, "images")
+            where = default_folder() / "judges" if folder is None else Path(folder).expanduser()
+            found = _kept(data, network, num, place, where)
+        return found.to(place)
 
 
 def export(run: str | Path, data: ImageDataModule, path: str | Path) -> ClassifierExtractor:
@@ -135,7 +121,8 @@ def export(run: str | Path, data: ImageDataModule, path: str | Path) -> Classifi
         raise ValueError(
             f"Expected a run of Classifier, {str(run)!r} is of {type(method).__name__}."
         )
-    if set(trained_on(run)) != set(data.fingerprint("train")):
+    seen = trained_on(run)
+    if not np.array_equal(seen, np.unique(data.fingerprint("train"))):
         raise ValueError(
             f"{str(run)!r} was trained on other images than {type(data).__name__} holds; give the "
             "data of the run, with the same subset and size."
@@ -150,6 +137,34 @@ def export(run: str | Path, data: ImageDataModule, path: str | Path) -> Classifi
         made = _measured(method, data, heldout, f"{method.images_seen} images, exported")
     made.save(path)
     return made
+
+
+def _shipped(data: ImageDataModule) -> ClassifierExtractor | None:
+    found = (ClassifierExtractor.load(path) for path in sorted(SHIPPED.glob("*.pt")))
+    fingerprint = data.fingerprint_of("train")
+    return next((f for f in found if f.fingerprint == fingerprint), None)
+
+
+def _kept(
+    data: ImageDataModule, network: nn.Module, num: int, device: torch.device, folder: Path
+) -> ClassifierExtractor:
+    """Load the judge that all this gives, after training it if nobody has."""
+    description = describe(network)
+    if MARKER in str(description):
+        raise ValueError(
+            f"{type(network).__name__} does not record how it was built, so no judge can be made "
+            "of it; let it, and what it is given, inherit imgsynth.describe.Described."
+        )
+    fingerprints = [data.fingerprint_of("train"), _fingerprint_of_heldout(data)]
+    recipe = [VERSION, *fingerprints, description, num]
+    key = hashlib.blake2b(json.dumps(recipe).encode(), digest_size=16).hexdigest()
+    path = folder / f"{key}.pt"
+    trusted = (type(network).__module__.partition(".")[0],)
+    if not path.exists():
+        with _one_at_a_time(path, type(data).__name__):
+            if not path.exists():
+                _train(data, description, trusted, num, device).save(path)
+    return ClassifierExtractor.load(path, trusted=trusted)
 
 
 def _check_labels(data: ImageDataModule) -> None:
@@ -238,12 +253,10 @@ def _train(
 
 @contextlib.contextmanager
 def _apart(device: torch.device) -> Iterator[None]:
-    """Keep random streams, gradient mode, autocast, filters and device of the caller."""
+    """Keep random streams, autocast, filters and device of the caller."""
     cuda = [device.index] if device.type == "cuda" else []
     with (
         torch.random.fork_rng(devices=cuda),
-        torch.inference_mode(False),
-        torch.enable_grad(),
         torch.autocast(device.type, enabled=False),
         warnings.catch_warnings(),
         torch.cuda.device(device) if cuda else contextlib.nullcontext(),

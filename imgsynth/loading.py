@@ -98,6 +98,7 @@ def load(
     if not isinstance(method, Method):
         raise ValueError(f"{str(path)!r} holds {type(method).__name__}, which is no method.")
     method.configure_model()
+    _cast(method, checkpoint["state_dict"])
     _copy(method, checkpoint["state_dict"], type(method).__name__, path)
     for name in ("seed", "updates", "images_seen"):
         setattr(method, name, state[name])
@@ -174,6 +175,17 @@ def _hashes(checkpoint: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.uint64]]:
         if isinstance(section, dict) and "trained_on" in section:
             parts += [section["trained_on"], section["trained_on_earlier"]]
     return np.unique(torch.cat(parts).cpu().numpy().view(np.uint64))
+
+
+def _cast(method: Method, state: dict[str, torch.Tensor]) -> None:
+    """Give parameters and buffers the types that were saved: a run may be in half precision."""
+    types = {name: t.dtype for name, t in state.items() if t.is_floating_point()}
+    parameters = {types.get(name) for name, _ in method.named_parameters()} - {None}
+    if len(parameters) == 1:
+        method.to(dtype=parameters.pop())
+    for name, tensor in method.state_dict(keep_vars=True).items():
+        if name in types and tensor.dtype != types[name]:
+            tensor.data = tensor.data.to(types[name])
 
 
 def _copy(module: nn.Module, state: dict[str, torch.Tensor], name: str, path: str | Path) -> None:

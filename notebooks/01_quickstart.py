@@ -27,7 +27,15 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 
 import imgsynth
-from imgsynth.callbacks import Checkpoint, Length, Progress, Samples, newest_checkpoint, quiet
+from imgsynth.callbacks import (
+    Checkpoint,
+    Evaluate,
+    Length,
+    Progress,
+    Samples,
+    newest_checkpoint,
+    quiet,
+)
 from imgsynth.data import Digits
 from imgsynth.images import grid, to_uint8
 from imgsynth.loggers import Record, read_rows
@@ -81,7 +89,13 @@ def trainer(images):
     return Trainer(
         accelerator="cpu",
         logger=Record(RUN),
-        callbacks=[Length(images), Samples(), Checkpoint(), Progress()],
+        callbacks=[
+            Length(images),
+            Samples(),
+            Evaluate(every=IMAGES // 5, metrics="fd,precision,recall", num="2k"),
+            Checkpoint(monitor="val/fd2k"),  # after Evaluate, keeps the best as well
+            Progress(),
+        ],
         enable_model_summary=False,
     )
 
@@ -114,17 +128,35 @@ show(method.sample(20, labels=3, seed=1))
 # %% [markdown]
 # ## The record
 #
-# Each run folder has a record: one row per report, safe to read while the run goes on.
+# Each run folder has a record: one row per report, safe to read while the run goes on. Loss terms
+# and scores have rows of their own.
+
 
 # %%
-rows = read_rows(RUN)
-images = [row["images"] for row in rows]
-for key in sorted(k for k in rows[-1] if k.startswith("train/")):
-    plt.plot(images, [row[key] for row in rows], label=key.removeprefix("train/"))
-plt.xlabel("images seen")
-plt.ylabel("loss term")
-plt.legend()
-plt.show()
+def curves(kind, ylabel):
+    rows = [row for row in read_rows(RUN) if any(key.startswith(kind) for key in row)]
+    images = [row["images"] for row in rows]
+    for key in sorted(k for k in rows[-1] if k.startswith(kind)):
+        plt.plot(images, [row[key] for row in rows], label=key.removeprefix(kind))
+    plt.xlabel("images seen")
+    plt.ylabel(ylabel)
+    plt.legend()
+    plt.show()
+
+
+curves("train/", "loss term")
+
+# %% [markdown]
+# ## Scores
+#
+# `fd2k`: the Frechet distance of 2,000 generated images to the real ones, in the features of a
+# classifier of these digits (lower is better; it is no FID, which needs the Inception network).
+# Precision is the share of generated images that lie among the real ones, recall the share of real
+# images that lie among the generated ones. `imgsynth evaluate runs/quickstart` shows them in a
+# table, with what held-out real images get, and with a hash of what they were measured by.
+
+# %%
+curves("val/", "score")
 
 # %% [markdown]
 # ## Going on

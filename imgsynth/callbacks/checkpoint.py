@@ -76,6 +76,7 @@ class Checkpoint(LightningCheckpoint):
         self.mode = mode
         self.best: Path | None = None
         self._least = math.inf  # of the monitored values, or of their opposites
+        self._protocol = ""  # what the monitored score was measured by
         self._warned = False
         self._cadence = Cadence(every, parts=10)
         self._folder = Path()
@@ -145,12 +146,15 @@ class Checkpoint(LightningCheckpoint):
         """Return which checkpoint is the best, for the next ones."""
         if self.best is None:
             return {}
-        return {"monitor": self.monitor, "best": self.best.name, "value": self._least}
+        value, protocol = self._least, self._protocol
+        best = {"monitor": self.monitor, "best": self.best.name, "value": value}
+        return best | {"protocol": protocol}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue to compare with the best one, if it is there and compared by the same."""
         if state_dict and state_dict["monitor"] == self.monitor:
             self._least = state_dict["value"]
+            self._protocol = state_dict.get("protocol", "")
             self.best = Path(state_dict["best"])  # its folder is known when training starts
 
     def _late(self, trainer: Trainer, method: Method) -> bool:
@@ -188,21 +192,41 @@ class Checkpoint(LightningCheckpoint):
 
     def _is_best(self, trainer: Trainer, method: Method) -> bool:
         """Say whether these weights have just been scored better than any before."""
-        if self.monitor is None or method.scored.get(self.monitor) != method.images_seen:
+        if self.monitor is None:
             return False
+        images, protocol = method.scored.get(self.monitor, (-1, ""))
+        if images != method.images_seen:
+            return False
+        self._begin_anew(protocol)
         value = float(trainer.callback_metrics[self.monitor])
         return (value if self.mode == "min" else -value) < self._least
+
+    def _begin_anew(self, protocol: str) -> None:
+        """Forget the best if it was measured by something else: the two cannot be compared."""
+        if protocol != self._protocol and self.best is not None:
+            warnings.warn(
+                f"{self.monitor} is measured by another protocol now ({protocol}, before "
+                f"{self._protocol}): the best checkpoint is found anew, {self.best} was it before.",
+                stacklevel=2,
+            )
+            self.best, self._least = None, math.inf
+        self._protocol = protocol
 
     def _compare(self, trainer: Trainer, method: Method, path: Path) -> None:
         metrics = trainer.callback_metrics
         if self.monitor is None or not metrics:
             return
-        if method.scored.get(self.monitor, method.images_seen) != method.images_seen:
-            return  # the score is of other weights
+        if self.monitor in method.scored:
+            images, protocol = method.scored[self.monitor]
+            if images != method.images_seen:
+                return  # the score is of other weights
+            self._begin_anew(protocol)
         if self.monitor not in metrics:
             # what will report it may do so more rarely than checkpoints are saved
             reporters = [method, *trainer.callbacks]  # type: ignore[attr-defined]
-            promised = any(self.monitor in getattr(r, "reports", ()) for r in reporters)
+            promised = self.monitor.startswith(
+                tuple(key for r in reporters for key in getattr(r, "reports", ()))
+            )
             if not self._warned and not promised:
                 warnings.warn(
                     f"monitor={self.monitor!r} is not reported, so no checkpoint is the best yet; "

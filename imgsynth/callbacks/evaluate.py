@@ -49,13 +49,13 @@ class Evaluate(Callback):
         every: Images from one evaluation to the next; None makes four in a run.
         metrics: Names, as a list or with commas: fid, is, kid, fid_class with the Inception
             network; fd, cls_score, kd, fd_class with any other extractor; precision, recall,
-            density, coverage, swd with both. None: fd, cls_score, precision and recall, or, with
-            a protocol, fid.
+            density, coverage, swd with both. None: fd, cls_score, precision and recall; with a
+            protocol fid; with an extractor that tells no classes swd, precision and recall.
         num: Images to generate; None as many as the protocol says (50,000 with Inception,
             5,000 else). Scores of another number are called so: ``fid2k``.
         seeds: How many sets of images, of the seeds 0, 1...; a score is their mean.
         protocol: For Inception, which tool's numbers to reproduce: torch-fidelity, pytorch-fid,
-            clean-fid, stylegan2-ada or studiogan; None is torch-fidelity.
+            torchmetrics, clean-fid, stylegan2-ada or studiogan; None is torch-fidelity.
         weights: File of the Inception weights, for scores that need them; None looks in torch's
             cache, then downloads it. For the others the ``judge.pt`` of another run, so that both
             are judged by the same classifier.
@@ -90,6 +90,7 @@ class Evaluate(Callback):
         self._evaluation: Evaluation | None = None
         self._evaluated = -1
         self._before: dict[str, float] | None = None
+        self._protocol: str | None = None
         self._warned = ""
 
     @property
@@ -102,20 +103,25 @@ class Evaluate(Callback):
         if stage != "fit":
             return
         data: Any = getattr(trainer, "datamodule", None)
-        self._evaluation = self.settings.prepare(data, pl_module, trainer.strategy.root_device)
+        judge = run_folder(trainer) / JUDGE
+        device = trainer.strategy.root_device
+        own = judge if self.settings.weights is None and _fits(judge, data) else None
+        self._evaluation = self.settings.prepare(data, pl_module, device, own)
         extractor = self._evaluation.extractor
+        trainer.strategy.barrier("judge")  # all have read it
         if trainer.is_global_zero and isinstance(extractor, ClassifierExtractor):
-            folder = run_folder(trainer)
-            folder.mkdir(parents=True, exist_ok=True)
-            extractor.save(folder / JUDGE)
+            extractor.save(judge)
         if trainer.is_global_zero:  # not computed in the middle of a run
-            _ = self._evaluation.floor
+            self._evaluation.prepare()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count."""
         method = method_of(pl_module)
         self._cadence.start(method)
         self._evaluated = -1
+        assert self._evaluation is not None
+        if self._protocol not in {None, self._evaluation.protocol("precision").hash}:
+            self._before = None  # of other images or features
 
     def on_train_batch_end(
         self,
@@ -139,18 +145,20 @@ class Evaluate(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the next scores are compared with."""
-        return {} if self._before is None else {"before": self._before}
+        if self._before is None or self._evaluation is None:
+            return {}
+        return {"before": self._before, "protocol": self._evaluation.protocol("precision").hash}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Compare the next scores with those of the checkpoint."""
-        self._before = state_dict.get("before")
+        self._before, self._protocol = state_dict.get("before"), state_dict.get("protocol")
 
     def _evaluate(self, trainer: Trainer, method: Method) -> None:
         assert self._evaluation is not None
         method.synchronise()
         method.check_finite()
         self._evaluated = method.images_seen
-        result = self._evaluation.score(method, seeds=range(self.seeds))
+        result = self._evaluation.score(method, seeds=range(self.seeds), matched=True)
         means = result.means()
         reported = {f"val/{name}": value for name, value in means.items()}
         if self.seeds > 1:
@@ -161,21 +169,23 @@ class Evaluate(Callback):
             f"val/{name}": {"hash": protocol.hash, **protocol.as_dict()}
             for name, protocol in result.protocols.items()
         }
+        if trainer.is_global_zero:
+            for protocol in protocols.values():
+                protocol["real_images"] = self._evaluation.floor_of(protocol["score"])
         method.report_scores(reported, protocols)
         if trainer.is_global_zero:
             self._tell(method, result)
 
     def _tell(self, method: Method, result: Result) -> None:
         assert self._evaluation is not None
-        floor = self._evaluation.floor
-        means = result.means()
+        means, num = result.means(), self._evaluation.num_held_out
         told = []
         for name, protocol in result.protocols.items():
-            real = floor.get(protocol.score)
-            beside = "" if real is None else f" (real {real:.4g})"
+            real, ours = (s.get(protocol.score) for s in (self._evaluation.floor, result.matched))
+            beside = "" if real is None or ours is None else f" ({ours:.3g}, real {real:.3g})"
             told.append(f"{name} {means[name]:.4g}{beside}")
         line = f"{method.images_seen:,} images: {', '.join(told)}"
-        tqdm.write(f"{line}; real: {self._evaluation.num_held_out:,} images")
+        tqdm.write(f"{line}; in brackets: {num:,} generated, {num:,} held-out real images")
         warning = self._evaluation.alarm(result, self._before)
         kind = re.sub(r"[\d.]+", "", warning or "")
         if warning is not None and kind != self._warned:  # not again and again
@@ -198,6 +208,8 @@ class Settings:
     ) -> None:
         if metrics is None:
             metrics = DEFAULT if protocol is None else ("fid",)
+            if extractor is not None and not extractor.num_logits:
+                metrics = ("swd", "precision", "recall")
         self.names = scores.parse(metrics)
         self.num = None if num is None else parse_count(num, "num")
         if self.num is not None and self.num < 2:
@@ -210,11 +222,15 @@ class Settings:
             name = next(name for name, value in given.items() if value is not None)
             raise ValueError(f"extractor and {name} both say what makes features; give one.")
         self.preset = preset(protocol or _INCEPTION) if inception and extractor is None else None
+        if self.preset is not None:
+            scores.check_space(self.names, True, "the Inception network, which a protocol means")
         self.weights = weights
 
     @property
     def num_protocol(self) -> int:
         """As many generated images as the protocol asks for."""
+        if getattr(self.extractor, "genuine", False):
+            return preset(_INCEPTION).num_generated
         return _NUM if self.preset is None else self.preset.num_generated
 
     def shown(self, name: str) -> str:
@@ -255,11 +271,13 @@ class Settings:
         if not hasattr(method, "sample_chunks"):
             raise ValueError(
                 f"{type(method).__name__} does not make images from nothing, so there is nothing "
-                "to compare with real ones; leave out --evaluate."
+                "to compare with real ones."
             )
         if self.split not in data.splits:
             raise ValueError(f"split must be one of {', '.join(data.splits)}, got {self.split!r}.")
         extractor = self._extractor(data, device, judge)
+        if isinstance(extractor, ClassifierExtractor):
+            _check_reading(extractor, data)
         return Evaluation(
             data,
             extractor.to(device),
@@ -276,12 +294,34 @@ class Settings:
             return self.extractor
         if self.preset is not None:
             return self.preset.extractor(self.weights)
-        if self.weights is not None:
-            return ClassifierExtractor.load(self.weights)
-        if self.names == ["swd"]:
+        if self.names == ["swd"] and self.weights is None:
             return PixelExtractor()
         if judge is not None and judge.exists():
             return ClassifierExtractor.load(judge)
+        if self.weights is not None:
+            return ClassifierExtractor.load(self.weights)
         from imgsynth.judging import judge as trained
 
         return trained(data, device=device)
+
+
+def _fits(judge: Path, data: Any) -> bool:  # noqa: ANN401
+    """Say whether a run's folder holds a judge of these very images: a resumed run keeps it."""
+    if not judge.exists() or not hasattr(data, "fingerprint_of"):
+        return False
+    kept: bool = ClassifierExtractor.load(judge).fingerprint == data.fingerprint_of("train")
+    return kept
+
+
+def _check_reading(judge: ClassifierExtractor, data: Any) -> None:  # noqa: ANN401
+    """Warn of a classifier that hardly reads the data: its features say little about images."""
+    counts = data.class_counts
+    guessing = max(counts) / sum(counts) if counts else 0.0
+    if judge.accuracy < (1 + guessing) / 2:
+        warnings.warn(
+            f"The classifier of {judge.data} that scores are computed with reads "
+            f"{judge.accuracy:.0%} of {judge.num_heldout:,} held-out images rightly (always the "
+            f"largest class: {guessing:.0%}): its scores say less than those of a better one, "
+            "which `weights` or `extractor` can name.",
+            stacklevel=2,
+        )

@@ -96,6 +96,9 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as exit_:
         if isinstance(exit_.__context__, KeyboardInterrupt):  # what Lightning makes of one
             return 130
+        if type(exit_).__name__ == "SIGTERMException":  # Lightning's, outside of our own training
+            print("imgsynth: Terminated before training.", file=sys.stderr)
+            return 143
         return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     except Exception as error:
         if wants_traceback() or not is_expected(error):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,27 @@ _FEWEST_SEEDS = 3
 
 
 def evaluate(argv: list[str]) -> int:
-    """Score a model: ``imgsynth evaluate``.
+    """Score a model: ``imgsynth evaluate``; errors name its options, not those of ``fit``.
+
+    Args:
+        argv: What follows the command.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: If the command line is wrong, or there is no such run.
+    """
+    try:
+        return _evaluate(argv)
+    except UsageError as error:
+        raise UsageError(*(line.replace("--evaluate.", "--") for line in error.lines)) from error
+    except (ValueError, FileNotFoundError) as error:
+        raise UsageError(str(error).replace("--evaluate.", "--")) from error
+
+
+def _evaluate(argv: list[str]) -> int:
+    """Score a model.
 
     Args:
         argv: What follows the command.
@@ -29,7 +50,10 @@ def evaluate(argv: list[str]) -> int:
     if "--protocols" in argv:
         from imgsynth.metrics.presets import PRESETS
 
-        print("\n\n".join(preset.text() for preset in PRESETS.values()))
+        for preset in PRESETS.values():
+            for line in preset.text().splitlines():
+                print(textwrap.fill(line, 100, subsequent_indent="    "))
+            print()
         return 0
     words, changes = _changes(argv)
     given = _parser().parse(words)
@@ -69,7 +93,7 @@ def evaluate(argv: list[str]) -> int:
     settings = Settings(**options)
     data.prepare_data()
     data.setup()
-    judge = runs.folder_of(path) / JUDGE
+    judge = runs.folder_of(path) / JUDGE if given.weights is None else None
     evaluation = settings.prepare(data, method, torch.device(device), judge)
     result = evaluation.score(method, seeds=range(seeds), ema=not given.raw, matched=True)
     report = _report(evaluation, result, config)
@@ -112,10 +136,11 @@ def _parser() -> Parser:
     add("--checkpoint", metavar="C", help="best, last or a file (last)")
     add("--metrics", metavar="M", help="names with commas; `imgsynth help Evaluate` lists them")
     add("--num", metavar="N", help="images to generate, such as 2k (as the protocol says)")
-    add("--seeds", metavar="S", help="sets of images; the mean and range over them is shown")
+    add("--seeds", metavar="S", help="how many sets of images; the mean and range are shown")
     add("--protocol", metavar="P", help="which tool's numbers to reproduce; see --protocols")
     add("--protocols", action="store_true", help="say what each protocol stands for")
-    add("--weights", metavar="FILE", help="the Inception weights, for fid, is, kid")
+    add("--weights", metavar="FILE", help="the Inception weights for fid, is, kid; for fd and the "
+        "like\nthe judge.pt of another run")  # fmt: skip
     add("--split", metavar="S", help="the real images to compare with (train)")
     add("--raw", action="store_true", help="the live weights instead of the averaged ones")
     add("--device", metavar="D", default="auto", help="cpu, cuda, cuda:1, mps (auto)")
@@ -188,7 +213,7 @@ def _report(evaluation: Any, result: Any, config: dict[str, Any]) -> dict[str, A
             "least": low,
             "greatest": high,
             "values": result.values[name],
-            "real": evaluation.floor.get(protocol.score),
+            "real_images": evaluation.floor_of(protocol.score),
             "of_as_many": result.matched.get(protocol.score),
             "better": SCORES[protocol.score].better,
             "protocol": {"hash": protocol.hash, **protocol.as_dict()},
@@ -202,15 +227,15 @@ def _table(report: dict[str, Any], evaluation: Any) -> str:  # noqa: ANN401
     first = next(iter(report["scores"].values()))["protocol"]
     real, extractor = first["real"], first["extractor"]
     data = report["data"].rpartition(".")[2]
-    seeds = ", ".join(map(str, facts["seeds"]))
+    word = "seeds" if len(facts["seeds"]) > 1 else "seed"
+    seeds = f"{word} {', '.join(map(str, facts['seeds']))}"
     num = evaluation.num_held_out
-    few = min(num, first["num_generated"])
-    titles = ("score", "mean", "range", f"at {few:,}", f"real, {num:,}")
+    titles = ("score", "mean", "range", f"at {num:,}", f"real, {num:,}")
     lines = [
         f"{facts['checkpoint']}: {facts['images_seen']:,} images seen",
-        f"{first['num_generated']:,} generated images ({first['weights']} weights, seeds {seeds}) "
+        f"{first['num_generated']:,} generated images ({first['weights']} weights, {seeds}) "
         f"against the {real['num']:,} real ones of {data}, split {real['split']}",
-        f"Features: {extractor['name']} {extractor['weights']}",
+        f"Features: {extractor['name']} {extractor['weights']}{_reading(evaluation.extractor)}",
         "",
         "{:<14}{:>10}{:>20}{:>11}{:>13}  better  protocol".format(*titles),
     ]
@@ -218,12 +243,22 @@ def _table(report: dict[str, Any], evaluation: Any) -> str:  # noqa: ANN401
         low, high = _number(row["least"]), _number(row["greatest"])
         spread = f"{low} to {high}" if len(row["values"]) > 1 else "-"
         cells = (name, _number(row["mean"]), spread, _number(row["of_as_many"]))
+        real_score = _number(row["real_images"]["score"])
         lines.append(
             "{:<14}{:>10}{:>20}{:>11}".format(*cells)
-            + f"{_number(row['real']):>13}  {row['better']:<6}  {row['protocol']['hash']}"
+            + f"{real_score:>13}  {row['better']:<6}  {row['protocol']['hash']}"
         )
     lines += ["", f"real: {evaluation.floor_text()}"]
     return "\n".join(lines)
+
+
+def _reading(extractor: Any) -> str:  # noqa: ANN401
+    """Say how well a classifier reads held-out images."""
+    accuracy = getattr(extractor, "accuracy", None)
+    if accuracy is None:
+        return ""
+    num = extractor.num_heldout
+    return f", which reads {accuracy:.1%} of {num:,} held-out images of {extractor.data} rightly"
 
 
 def _number(value: float | None) -> str:
@@ -234,8 +269,10 @@ def _number(value: float | None) -> str:
 
 def _write(report: dict[str, Any], folder: Path) -> Path:
     """Write what was found beside the run; the same evaluation overwrites itself."""
-    hashes = "-".join(sorted({row["protocol"]["hash"] for row in report["scores"].values()}))
-    short = hashlib.blake2b(hashes.encode(), digest_size=4).hexdigest()
+    facts = report["provenance"]
+    told = [facts[key] for key in ("seeds", "device", "precision", "checkpoint")]
+    told += sorted(row["protocol"]["hash"] for row in report["scores"].values())
+    short = hashlib.blake2b(json.dumps(told).encode(), digest_size=4).hexdigest()
     images = report["provenance"]["images_seen"]
     out = folder / "evaluations" / f"images-{images:012d}-{short}.json"
     out.parent.mkdir(exist_ok=True)

@@ -176,11 +176,11 @@ def _class_help(
     option: str,
     paragraphs: tuple[str, ...] = (),
 ) -> str:
-    use = option if name in _EXTRA else f"{option} {name}"
+    use = "" if name in _EXTRA else f"{option} {name} "
     lines = [f"{name}: {summary}", ""]
     for paragraph in paragraphs:
         lines += [textwrap.fill(_as_text(paragraph), _WIDTH), ""]
-    lines += [f"imgsynth fit {use} [{option}.OPTION VALUE]...", ""]
+    lines += [f"imgsynth fit {use}[{option}.OPTION VALUE]...", ""]
     for parameter in parameters.values():
         default = "required" if parameter.default is None else f"default {parameter.default}"
         kind = f" {parameter.annotation}" if parameter.annotation else ""

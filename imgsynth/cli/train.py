@@ -221,6 +221,9 @@ def _summary(method: Any, folder: Path, checkpoints: list[Any]) -> str:  # noqa:
     left = [name for name in names if (folder / name).exists()]
     lines = [f"Trained on {method.images_seen:,} images. In {folder}: {', '.join(left)}."]
     lines += [c.praise() for c in checkpoints if isinstance(c, Checkpoint) and c.best is not None]
+    reported = {key: float(method.trainer.callback_metrics[key]) for key in method.scored}
+    if reported and not hasattr(method, "sample"):
+        lines.append(", ".join(f"{key} {value:.4g}" for key, value in reported.items()))
     if hasattr(method, "sample"):
         lines.append(f"Images from it: imgsynth sample {folder} --num 100 --out images")
     return "\n".join(lines)

@@ -42,7 +42,8 @@ class Method(Described, LightningModule):
         seed: The run's seed. Every random number in a step is a function of it, the rank and
             the number of the update.
         latest: The means last reported, by key.
-        scored: The images seen when a score was last reported, by key.
+        scored: When a score was last reported, in images seen, and the hash of what it was
+            measured by (empty if nobody said), by key.
     """
 
     averaged: tuple[str, ...] = ()
@@ -65,7 +66,7 @@ class Method(Described, LightningModule):
         self.trained_before = self._trained_on = torch.empty(0, dtype=torch.int64)
         self.meter = Meter()
         self.latest: dict[str, float] = {}
-        self.scored: dict[str, int] = {}
+        self.scored: dict[str, tuple[int, str]] = {}
         self.description: dict[str, Any] | None = None
         self._state: dict[str, Any] | None = None
         self._pending = self._micro_batches = 0  # of the update that is being accumulated
@@ -91,6 +92,7 @@ class Method(Described, LightningModule):
             )
             self.trained_before = torch.cat([self.trained_before, self._trained_on])
             self.updates = self.images_seen = 0
+            self.scored = {}
             self.total_images = None
             self.seed = int(self.trainer.strategy.broadcast(seeding.run_seed()))
 
@@ -230,13 +232,15 @@ class Method(Described, LightningModule):
             scores: By key, such as ``val/fid``; the same on all ranks.
             protocols: What they were measured by, as plain data with its ``hash``, by key.
         """
-        self.scored |= dict.fromkeys(scores, self.images_seen)
+        hashes = {key: protocol["hash"] for key, protocol in (protocols or {}).items()}
+        self.scored |= {key: (self.images_seen, hashes.get(key, "")) for key in scores}
         progress = {"progress/images": self.images_seen, "progress/updates": self.updates}
         for logger in self.loggers:
             if hasattr(logger, "log_protocols") and protocols:
                 logger.log_protocols(protocols)
             logger.log_metrics({**scores, **progress}, step=self.updates)
-        self.trainer.callback_metrics.update({k: torch.tensor(v) for k, v in scores.items()})
+        values = {k: torch.tensor(v, dtype=torch.float64) for k, v in scores.items()}
+        self.trainer.callback_metrics.update(values)
 
     def _means(self) -> dict[str, float]:
         """Return the window's means over all ranks; raise if one is not finite."""

@@ -98,6 +98,11 @@ class Sampler:
                 # with precision="bf16-true" the weights are not float32
                 latents = latents.to(self.device, self.dtype)  # type: ignore[arg-type]
                 images = self.generate(latents, wanted)
+            if len(images) != CHUNK:
+                raise ValueError(
+                    f"{type(self).__name__}.generate() was given {CHUNK} latents and returned "
+                    f"{len(images)} images; expected one an image."
+                )
             yield images[: num - start]
 
     def _sample_labels(self, num: int, labels: Tensor | int | None) -> Tensor | None:

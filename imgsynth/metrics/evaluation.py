@@ -2,6 +2,9 @@
 
 import contextlib
 import json
+import math
+import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,6 +27,7 @@ from imgsynth.metrics.reference import FeatureSet, Real, halves, key_of, referen
 CHUNK = 64
 """Images that are generated and looked at together; so many does each device give in turn."""
 
+_FAR, _MOST_FAR = 1.5, 0.05
 _WATCHED = ("precision", "recall", "coverage")
 
 
@@ -123,9 +127,13 @@ class Evaluation:
         """Real images as ideal generated ones, what they are compared with, and a key of both."""
         if self.held_out is None:
             ideal, real = halves(self.real)
-            return ideal, real, "halves"
-        ideal = reference(self._data, self.held_out, self.extractor, self._folder)
-        return ideal, self.real, key_of(self._data, self.held_out, self.extractor)
+            key = "halves"
+        else:
+            ideal = reference(self._data, self.held_out, self.extractor, self._folder)
+            real, key = self.real, key_of(self._data, self.held_out, self.extractor)
+        num = min(self.num, len(ideal))
+        order = torch.randperm(len(ideal), generator=seeding.generator(0, "ideal"))
+        return ideal.at(order[:num]), real, f"{key} {num}"
 
     @cached_property
     def _kept(self) -> "_Kept":
@@ -141,27 +149,34 @@ class Evaluation:
         """Say what the floor compares."""
         num = self.num_held_out
         if self.held_out is None:
-            text = f"one half of the real images ({num:,}) against the other"
+            text = f"half of the real images ({num:,}) against the other half"
         else:
             text = f"{num:,} real images of {self.held_out} in place of generated ones"
-        if any("logits" in scores.SCORES[name].needs for name in self.names):
-            text += " (cls_score, is: all real images)"
         if num < self.num:
             text += (
-                f".\nWith fewer images distances are larger and recall is lower: compare it with "
-                f"the column 'at {num:,}', as many generated ones"
+                f".\nScores depend on the number of images: compare it with 'at {num:,}', the "
+                "score of as many generated ones"
+            )
+        if self.held_out is not None and self.split == "train":
+            text += (
+                ".\nGenerated images imitate the split they are compared with, so they may come "
+                "nearer to it than real ones"
             )
         return f"{text}."
+
+    def floor_of(self, name: str) -> dict[str, Any]:
+        """Return what real images get, and how many of which split they are, as plain data."""
+        split = self.held_out or f"half of {self.split}"
+        return {"score": self.floor.get(name), "num": self.num_held_out, "split": split}
 
     @cached_property
     def floor(self) -> dict[str, float]:
         """What real images get in place of generated ones, by name without count.
 
         Images of another split (``test`` before ``val``), or one half of the real ones against the
-        other half. Distances of few images are larger, so it is no lower bound where there are
-        fewer of them than generated ones. A score that looks at one side only (``is``,
-        ``cls_score``) is that of all real images. Scores for which there are too few real images
-        are absent.
+        other half; as many as are generated, if there are so many. Scores for which there are too
+        few are absent. It is no lower bound: scores depend on the number of images (see
+        ``Result.matched``), and a model imitates the images that it is compared with.
         """
         ideal, real, other = self._ideal
         found: dict[str, float] = {}
@@ -169,14 +184,33 @@ class Evaluation:
             score = scores.SCORES[name]
             key = json.dumps([name, other, score.parameters], sort_keys=True)
             if key not in self._kept.values:
-                one_sided = "logits" in score.needs
                 try:
-                    made = score.compute(self.real if one_sided else ideal, real)
+                    made = score.compute(ideal, real)
                 except ValueError:  # too few real images
                     made = {}
                 self._kept.add(key, made)
             found |= {f"{name}{suffix}": v for suffix, v in self._kept.values[key].items()}
         return found
+
+    def prepare(self) -> None:
+        """Compute all that depends on the real images alone: not in the middle of a run."""
+        _ = self.floor
+        for name in self.names:
+            parameters = scores.SCORES[name].parameters
+            if "neighbours" in parameters:
+                self.real.radii(parameters["neighbours"])
+            if "gaussian" in scores.SCORES[name].needs:
+                _ = self.real.factor
+        if self._is_watched:
+            _ = self._watched_floor
+
+    @cached_property
+    def _watched_floor(self) -> dict[str, float]:
+        ideal, real, other = self._ideal
+        key = json.dumps(["watched", other])
+        if key not in self._kept.values:
+            self._kept.add(key, _watched(ideal, real))
+        return self._kept.values[key]
 
     def alarm(self, result: Result, before: Mapping[str, float] | None = None) -> str | None:
         """Say if precision hides a lack of variety, or recall noise; None if not.
@@ -189,30 +223,29 @@ class Evaluation:
         """
         if result.watched is None:
             return None
-        num = self._num_watched
-        ideal, real, other = self._ideal
-        key = json.dumps(["watched", other, num])
-        if key not in self._kept.values:
-            order = torch.randperm(len(ideal), generator=seeding.generator(0, "watched"))
-            self._kept.add(key, _watched(ideal.at(order[:num]), real))
-        return alarm(result.watched, floor=self._kept.values[key], before=before, num=num)
+        floor, num = self._watched_floor, self.num_held_out
+        told = alarm(result.watched, floor=floor, before=before, num=num)
+        return told and f"With {num:,} images each, {told[0].lower()}{told[1:]}"
 
     @property
-    def _num_watched(self) -> int:
-        return min(self.num, len(self._ideal[0]))
+    def _is_watched(self) -> bool:
+        return {"precision", "recall"} <= set(self.names)
 
     # -- the generated side -------------------------------------------------------------------
 
     def labels_for(self, seed: int) -> Tensor | None:
-        """Return the labels of the generated images: the real ones', shuffled, again and again."""
+        """Return the labels of the generated images: in the shares of the real ones, shuffled.
+
+        How often a label occurs does not depend on the seed.
+        """
         if self.labels is None:
             return None
-        rounds = -(-self.num // len(self.labels))
-        orders = [
-            torch.randperm(len(self.labels), generator=seeding.generator(seed, "labels", n))
-            for n in range(rounds)
-        ]
-        return self.labels[torch.cat(orders)[: self.num]]
+        num_real = len(self.labels)
+        rounds, rest = divmod(self.num, num_real)
+        ordered = self.labels.sort().values
+        evenly = (torch.arange(rest) * num_real + num_real // 2) // max(rest, 1)
+        chosen = torch.cat([ordered.repeat(rounds), ordered[evenly]])
+        return chosen[torch.randperm(self.num, generator=seeding.generator(seed, "labels"))]
 
     def score(
         self,
@@ -256,7 +289,7 @@ class Evaluation:
             name_of(n, self.num, self._num_protocol): replace(self.protocol(n), weights=weights)
             for n in self.names
         }
-        watched = {n: v for n, v in beside[0].items() if n in _WATCHED}
+        watched = {n: v for n, v in beside[0].items() if n in _WATCHED and self._is_watched}
         of_few = {n: v for n, v in beside[0].items() if n in self.names} if matched else {}
         return Result(values, protocols, tuple(seeds), watched or None, of_few)
 
@@ -279,9 +312,9 @@ class Evaluation:
 
     def _of_few(self, fake: FeatureSet, matched: bool) -> dict[str, float]:
         """Score as many generated images as there are held-out ones."""
-        names = list(_WATCHED) if {"precision", "recall"} <= set(self.names) else []
+        names = list(_WATCHED) if self._is_watched else []
         names += [n for n in self.names if matched and n not in names]
-        few, real = fake.at(torch.arange(self._num_watched)), self._ideal[1]
+        few, real = fake.at(torch.arange(self.num_held_out)), self._ideal[1]
         found = {}
         for name in names:
             with contextlib.suppress(ValueError):  # too few
@@ -306,6 +339,7 @@ class Evaluation:
         )
         num_chunks = -(-self.num // CHUNK)
         rows: list[Tensor] = []
+        seen = _Values()
         bar = tqdm(
             total=self.num,
             unit=" images",
@@ -315,10 +349,11 @@ class Evaluation:
         )
         with bar:
             for first in range(0, num_chunks, world):
-                for part in _gathered(self._row(next(chunks, None)), world):
+                for part in _gathered(self._row(next(chunks, None), seen), world):
                     if rank == 0 and len(rows) < num_chunks:
                         rows.append(part)
                 bar.update(min(world * CHUNK, self.num - first * CHUNK))
+        seen.look()
         if rank:
             return None
         table = torch.cat(rows)[: self.num]
@@ -326,13 +361,14 @@ class Evaluation:
         logits = None if self.real.logits is None else table[:, num_features:]
         return FeatureSet(table[:, :num_features], logits, labels)
 
-    def _row(self, images: Tensor | None) -> Tensor:
+    def _row(self, images: Tensor | None, seen: "_Values") -> Tensor:
         """Return features and logits of a chunk, ``(64, d + k)``; zeros beyond its images."""
         real = self.real
         width = real.features.shape[1] + (0 if real.logits is None else real.logits.shape[1])
         row = torch.zeros(CHUNK, width, device=self.extractor.device)
         if images is not None:
             self._check(images)
+            seen.add(images)
             features, logits = self.extractor(to_uint8(images))
             found = features if logits is None else torch.cat([features, logits], 1)
             row[: len(found)] = found
@@ -371,17 +407,46 @@ def _gathered(row: Tensor, world: int) -> Iterator[Tensor]:
     yield from (r.cpu() for r in rows)
 
 
+class _Values:
+    """What values generated images have, to tell those of another range."""
+
+    def __init__(self) -> None:
+        self._least = math.inf
+        self._far, self._all = 0, 0
+
+    def add(self, images: Tensor) -> None:
+        self._least = min(self._least, float(images.min()))
+        self._far += int((images.abs() > _FAR).sum())
+        self._all += images.numel()
+
+    def look(self) -> None:
+        """Warn of images that are probably not in [-1, 1]."""
+        if self._all and self._least >= 0:
+            warnings.warn(
+                "No generated image has a value below 0: they are scored as in [-1, 1], where 0 is "
+                "gray. If the generator makes [0, 1], let generate() return 2 * images - 1.",
+                stacklevel=2,
+            )
+        if self._far > _MOST_FAR * self._all:
+            warnings.warn(
+                f"{self._far / self._all:.0%} of the generated values lie beyond {_FAR} or "
+                f"-{_FAR}: they are clamped to [-1, 1] and scored so.",
+                stacklevel=2,
+            )
+
+
 class _Kept:
     """A small file of values that several processes may add to; what is lost is computed again."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.values: dict[str, dict[str, float]] = {}
-        if path.exists():
+        with contextlib.suppress(OSError, ValueError):  # not there, or damaged
             self.values = json.loads(path.read_text())
 
     def add(self, key: str, value: dict[str, float]) -> None:
         self.values[key] = value
-        part = self._path.with_name(f".{self._path.name}.{seeding.fold(id(self), key)}.part")
-        part.write_text(json.dumps(self.values, indent=1))
-        part.replace(self._path)
+        part = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
+        with contextlib.suppress(OSError):  # a folder that is read-only, or gone
+            part.write_text(json.dumps(self.values, indent=1))
+            part.replace(self._path)

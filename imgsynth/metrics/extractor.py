@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,13 +16,14 @@ from imgsynth.describe import class_path
 from imgsynth.images import from_uint8
 from imgsynth.metrics.resize import RESIZES, check_resize
 
-_PRECISIONS: tuple[Any, ...] = (
-    torch.backends.cuda.matmul,
-    torch.backends.cudnn.conv,
-    torch.backends.cudnn.rnn,
-    torch.backends.mkldnn.matmul,
-    torch.backends.mkldnn.conv,
-    torch.backends.mkldnn.rnn,
+_BACKENDS: Any = torch.backends  # not all of it has annotations
+_PRECISIONS = (
+    _BACKENDS.cuda.matmul,
+    _BACKENDS.cudnn.conv,
+    _BACKENDS.cudnn.rnn,
+    _BACKENDS.mkldnn.matmul,
+    _BACKENDS.mkldnn.conv,
+    _BACKENDS.mkldnn.rnn,
 )
 
 
@@ -78,7 +80,7 @@ def hash_of(module: nn.Module | Mapping[str, Tensor]) -> str:
 
 
 @contextmanager
-def _exact(device: torch.device) -> Iterator[None]:
+def exact(device: torch.device) -> Iterator[None]:
     """Compute in plain float32, whatever the caller has allowed: no autocast, no TF32, no bf16."""
     before = [place.fp32_precision for place in _PRECISIONS]
     try:
@@ -112,6 +114,7 @@ class Extractor(nn.Module):
     num_logits: int = 0
     channels: int | None = 3
     genuine: bool = False
+    _hashed: tuple[tuple[tuple[int, int], ...], str] | None = None
 
     def extract(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Turn uint8 ``(N, C, H, W)`` on the extractor's device into features and logits."""
@@ -127,14 +130,30 @@ class Extractor(nn.Module):
 
     def identity(self) -> dict[str, Any]:
         """Return everything of the extractor that changes a score, as plain data."""
-        if not hasattr(self, "_weights_hash"):
-            self._weights_hash = self.weights_hash()
+        tensors = chain(self.parameters(), self.buffers())
+        stamp = tuple((t.data_ptr(), t._version) for t in tensors)  # hashing is slow
+        if self._hashed is None or self._hashed[0] != stamp:
+            self._hashed = (stamp, self.weights_hash())
         return {
-            "name": self.name,
-            "weights": self._weights_hash,
+            "name": self.name or class_path(type(self)),
+            "weights": self._hashed[1],
             "num_features": self.num_features,
             **self.preprocessing(),
         }
+
+    def probe(self, shape: tuple[int, int, int]) -> str:
+        """Return a hash of the features of two images of noise.
+
+        It changes with anything that changes features, also where :meth:`identity` cannot see it,
+        and with the machine's rounding: for caches, not for protocols.
+
+        Args:
+            shape: Channels, height and width of the images.
+        """
+        noise = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (2, *shape), generator=noise).to(torch.uint8)
+        features, logits = self(images)
+        return hash_of({"features": features} | ({} if logits is None else {"logits": logits}))
 
     @property
     def device(self) -> torch.device:
@@ -167,7 +186,7 @@ class Extractor(nn.Module):
         if self.training:
             self.freeze()
         images = self._coloured(images.to(self.device))
-        with _exact(self.device):
+        with exact(self.device):
             features, logits = self.extract(images)
             features = features.to(torch.float32)
         num_bad = int((~features.isfinite().all(1)).sum())
@@ -188,6 +207,26 @@ class Extractor(nn.Module):
             f"{self.name} takes images of {self.channels} channels, or gray ones, got {channels}; "
             "leave out the others, such as transparency."
         )
+
+
+def _hash_of_layers(module: nn.Module) -> str:
+    """Hash what a module does apart from its weights: layers, plain attributes, source."""
+    text = []
+    for name, layer in module.named_modules():
+        plain = {
+            key: getattr(value, "__qualname__", type(value)) if callable(value) else value
+            for key, value in vars(layer).items()
+            if not key.startswith("_") and key != "training" and not isinstance(value, Tensor)
+        }
+        try:
+            source = inspect.getsource(type(layer))
+        except (OSError, TypeError):  # typed into an interpreter
+            source = ""
+        text.append(f"{name} {type(layer)} {layer.extra_repr()} {sorted(plain.items(), key=str)}")
+        text.append("" if type(layer).__module__.startswith("torch.") else source)
+    # where an object lies in memory does not count
+    stripped = re.sub(r" at 0x[0-9a-f]+", "", "\n".join(text))
+    return hashlib.sha256(stripped.encode()).hexdigest()[:16]
 
 
 class ModuleExtractor(Extractor):
@@ -231,9 +270,7 @@ class ModuleExtractor(Extractor):
         self.resize = resize
         self.channels = channels
         self.name = name or class_path(type(module))
-        # Layers without weights count too; where a function lies in memory does not.
-        text = re.sub(r" at 0x[0-9a-f]+", "", repr(module))
-        self._layers = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self._layers = _hash_of_layers(module)
         self.freeze()
         self.num_features = num_features or self._found()
 

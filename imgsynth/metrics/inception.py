@@ -284,8 +284,8 @@ def _found_or_downloaded() -> Path:
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
             f"FID needs the weights of its Inception network, which are not in {folder} and could "
-            f"not be downloaded ({error}). Fetch {URL} where there is a network and pass "
-            "--evaluate.weights PATH (in Python weights=PATH), or choose the score fd instead, "
+            f"not be downloaded ({error}).\nFetch {URL} where there is a network and pass "
+            "--evaluate.weights PATH (in Python weights=PATH),\nor choose the score fd instead, "
             "which looks through a classifier of the data's own labels and needs no download."
         ) from error
     return folder / FILE

@@ -1,8 +1,6 @@
 """LPIPS, the distance that a trained network sees, without a download."""
 
 import hashlib
-import pickle
-from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -12,8 +10,9 @@ from torch import Tensor
 from torchmetrics.functional.image.lpips import _LPIPS
 
 from imgsynth.images import from_uint8
-from imgsynth.metrics.extractor import _exact, hash_of
+from imgsynth.metrics.extractor import exact, hash_of
 from imgsynth.metrics.pairs import PairMetric
+from imgsynth.metrics.weights import read_weights
 
 _Net: TypeAlias = Literal["alex", "vgg", "squeeze"]
 
@@ -102,14 +101,15 @@ class LPIPS(PairMetric):
         if target.shape[1] not in {1, 3}:
             raise ValueError(f"LPIPS takes RGB or gray images, got {target.shape[1]} channels.")
         self._network.to(self.device)
-        with _exact(self.device):
+        with exact(self.device):
             # its first layer scales three channels, and makes them of one
             distances: Tensor = self._network(from_uint8(restored), from_uint8(target))
         return distances.flatten().double()
 
 
 def _network(net: _Net, path: Path) -> _LPIPS:
-    trunk = _read(path)
+    title, file_name, _ = _TRUNKS[net]
+    trunk = read_weights(path, f"{file_name} of torchvision (nothing is downloaded)")
     with torch.device("meta"):  # random weights would cost seconds and random numbers
         network = _LPIPS(pretrained=False, net=net, pnet_rand=True)
     state = {}
@@ -117,9 +117,8 @@ def _network(net: _Net, path: Path) -> _LPIPS:
         # "slice2.3.weight" or "slices.1.3.squeeze.weight" are torchvision's layer 3
         own = "features." + name.split(".", 2 if net == "squeeze" else 1)[-1]
         found = trunk.get(own)
-        if not isinstance(found, Tensor) or found.shape != wanted.shape:
-            title, file_name, _ = _TRUNKS[net]
-            got = f"of shape {tuple(found.shape)}" if isinstance(found, Tensor) else "missing"
+        if found is None or found.shape != wanted.shape:
+            got = "missing" if found is None else f"of shape {tuple(found.shape)}"
             raise ValueError(
                 f"{str(path)!r} is no {title} of torchvision: {own} is {got}, expected "
                 f"{tuple(wanted.shape)}. LPIPS({net!r}) takes the file {file_name}."
@@ -132,28 +131,6 @@ def _network(net: _Net, path: Path) -> _LPIPS:
     tensors = [*network.parameters(), *network.buffers()]
     assert not any(tensor.is_meta for tensor in tensors), "torchmetrics has other layers now"
     return network.eval().requires_grad_(False)
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"LPIPS: there is no file {str(path)!r}. Nothing is downloaded; weights must be a file "
-            "of torchvision."
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a file that holds no weights can break the reader in any way
-        why = "holds pickled Python objects, of which none was run"
-        if not isinstance(error, pickle.UnpicklingError) or "GLOBAL" not in str(error):
-            why = f"is truncated or holds no weights ({path.stat().st_size} bytes)"
-        raise ValueError(
-            f"LPIPS: {str(path)!r} {why}; expected a state_dict of torchvision."
-        ) from error
-    if not isinstance(content, Mapping):
-        raise ValueError(f"LPIPS: {str(path)!r} holds {type(content).__name__}, not a state_dict.")
-    return content
 
 
 def _sha256(path: Path) -> str:

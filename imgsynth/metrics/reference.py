@@ -1,9 +1,12 @@
 """Sets of images as scores see them, and those of real images kept on disk for all runs."""
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -68,7 +71,7 @@ class FeatureSet:
         self.labels = labels
         self._gaussian = gaussian
         self._radii: dict[int, Tensor] = {}
-        self._found: dict[tuple[str, int], Any] = {}
+        self._found: dict[tuple[str, int], tuple[FeatureSet, Any]] = {}
 
     def __len__(self) -> int:
         """Return how many images' features are here."""
@@ -99,8 +102,8 @@ class FeatureSet:
         """Compute what two scores share when the first asks for it."""
         key = (name, id(other))
         if key not in self._found:
-            self._found[key] = compute()
-        found: T = self._found[key]
+            self._found[key] = (other, compute())  # the other, so that nothing else gets its id
+        found: T = self._found[key][1]
         return found
 
     def at(self, places: Tensor) -> "FeatureSet":
@@ -121,46 +124,40 @@ def to_eight_bits(images: Tensor) -> Tensor:
 
 
 class _StoredSet(FeatureSet):
-    """A set whose statistics are files."""
+    """A set whose statistics are files, of which some are computed when they are needed first."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        read = {name: self._read(name) for name in ("features", "logits", "labels")}
-        assert read["features"] is not None
-        super().__init__(read["features"], read["logits"], read["labels"])
+        base = {name: self._read(name) for name in ("features", "mean", "covariance")}
+        missing = [name for name, value in base.items() if value is None]
+        if missing:
+            raise FileNotFoundError(folder / f"{missing[0]}.npy")
         self.about: dict[str, Any] = json.loads((folder / "about.json").read_text())
+        gaussian = frechet.Gaussian(base["mean"], base["covariance"], self.about["num"])  # type: ignore[arg-type]
+        super().__init__(base["features"], self._read("logits"), self._read("labels"), gaussian)  # type: ignore[arg-type]
 
     def _read(self, name: str) -> Tensor | None:
         path = self._folder / f"{name}.npy"
         return torch.from_numpy(np.load(path, allow_pickle=False)) if path.exists() else None
 
-    def _kept(self, name: str, made: Tensor | None = None) -> Tensor:
-        """Return a file's contents; write it first, whole or not at all, if there is none."""
-        found = self._read(name)
-        if found is not None:
-            return found
-        assert made is not None
-        _save(self._folder / f"{name}.npy", made)
+    def _kept(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """Return a file's contents; compute and keep them if there is no such file."""
+        with contextlib.suppress(OSError, ValueError, EOFError):  # damaged
+            found = self._read(name)
+            if found is not None:
+                return found
+        made = compute()
+        with contextlib.suppress(OSError):  # a full disk, a folder that is gone: next time again
+            _save(self._folder / f"{name}.npy", made)
         return made
 
     @cached_property
-    def gaussian(self) -> frechet.Gaussian:
-        mean, covariance = self._kept("mean"), self._kept("covariance")
-        return frechet.Gaussian(mean, covariance, self.about["num"])
-
-    @cached_property
     def factor(self) -> Tensor:
-        found = self._read("factor")
-        if found is None:
-            found = self._kept("factor", frechet.factor(self.gaussian.covariance))
-        return found
+        return self._kept("factor", lambda: frechet.factor(self.gaussian.covariance))
 
     def radii(self, k: int) -> Tensor:
         if k not in self._radii:
-            found = self._read(f"radii-{k}")
-            if found is None:
-                found = self._kept(f"radii-{k}", neighbours.radii(self.features, k))
-            self._radii[k] = found
+            self._radii[k] = self._kept(f"radii-{k}", lambda: neighbours.radii(self.features, k))
         return self._radii[k]
 
 
@@ -168,25 +165,50 @@ def reference(data: Real, split: str, extractor: Extractor, folder: Path) -> Fea
     """Return the features of a split of real images, from the disk if they were needed before.
 
     Of several processes that need the same, on one machine or with one folder, one computes while
-    the others wait.
+    the others wait. What is damaged is computed again. A folder that cannot be written costs a
+    warning, and the time each time.
 
     Args:
         data: Where the images come from.
         split: Which of them.
         extractor: What makes features of them.
         folder: Where they are kept: ``references`` in it.
-
-    Raises:
-        OSError: If the folder cannot be written.
     """
-    key = key_of(data, split, extractor)
-    home = folder / "references" / key
-    if not (home / "about.json").exists():
-        home.parent.mkdir(parents=True, exist_ok=True)
-        with _waiting(home.with_suffix(".lock"), split):
-            if not (home / "about.json").exists():
-                _build(data, split, extractor, home)
-    return _StoredSet(home)
+    home = folder / "references" / key_of(data, split, extractor)
+    failure: OSError | None = None
+    with contextlib.ExitStack() as stack:
+        found = _stored(home)
+        if found is None:
+            try:
+                home.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(_waiting(home.with_suffix(".lock"), split))
+            except OSError as error:
+                failure = error
+            found = _stored(home)  # of another process, meanwhile
+        if found is not None:
+            return found
+        made, about = _looked_at(data, split, extractor)
+        try:
+            if failure is None:
+                _store(made, about, home)
+                return _stored(home) or made
+        except OSError as error:
+            failure = error
+    if failure is not None:
+        warnings.warn(
+            f"The features of the real images could not be kept in {home.parent} "
+            f"({failure.strerror or failure}): they will be computed again.",
+            stacklevel=2,
+        )
+    return made
+
+
+def _stored(home: Path) -> FeatureSet | None:
+    """Return what is on the disk, if it is there and whole."""
+    try:
+        return _StoredSet(home)
+    except (OSError, ValueError, EOFError, KeyError):
+        return None
 
 
 def key_of(data: Real, split: str, extractor: Extractor) -> str:
@@ -198,6 +220,7 @@ def key_of(data: Real, split: str, extractor: Extractor) -> str:
         "num": data.num_images(split),
         "shape": list(data.image_shape),
         "kept": MOST_FEATURES,
+        "probe": extractor.probe(data.image_shape),
     }
     text = json.dumps(facts, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -221,7 +244,8 @@ class _waiting:  # noqa: N801  (used as a function)
         self._lock.release()
 
 
-def _build(data: Real, split: str, extractor: Extractor, home: Path) -> None:
+def _looked_at(data: Real, split: str, extractor: Extractor) -> tuple[FeatureSet, dict[str, Any]]:
+    """Look at all images of a split; return their features, and what they are of."""
     num = data.num_images(split)
     kept = _kept_places(num)
     moments = frechet.Moments()
@@ -241,18 +265,30 @@ def _build(data: Real, split: str, extractor: Extractor, home: Path) -> None:
                 labels.append(truth[mine])
             start += len(images)
             bar.update(len(images))
-    gaussian = moments.gaussian()
-    part = home.with_name(f"{home.name}.{os.getpid()}.part")
-    part.mkdir(parents=True)
+    made = FeatureSet(
+        torch.cat(features),
+        torch.cat(logits) if logits else None,
+        torch.cat(labels) if labels else None,
+        moments.gaussian(),
+    )
+    about = {"num": num, "split": split, "extractor": extractor.identity()}
+    return made, about | {"torch": torch.__version__, "images": data.fingerprint_of(split)}
+
+
+def _store(made: FeatureSet, about: dict[str, Any], home: Path) -> None:
+    """Write a set under its name, whole or not at all; the caller holds its lock."""
+    for left in home.parent.glob(f"{home.name}.*.part"):  # of processes that were killed
+        shutil.rmtree(left, ignore_errors=True)
+    part = Path(tempfile.mkdtemp(".part", f"{home.name}.", home.parent))
     try:
-        for name, parts in (("features", features), ("logits", logits), ("labels", labels)):
-            if parts:
-                _save(part / f"{name}.npy", torch.cat(parts))
-        _save(part / "mean.npy", gaussian.mean)
-        _save(part / "covariance.npy", gaussian.covariance)
-        about = {"num": num, "split": split, "extractor": extractor.identity()}
-        about |= {"torch": torch.__version__, "images": data.fingerprint_of(split)}
+        tensors = {"features": made.features, "logits": made.logits, "labels": made.labels}
+        tensors |= {"mean": made.gaussian.mean, "covariance": made.gaussian.covariance}
+        for name, tensor in tensors.items():
+            if tensor is not None:
+                _save(part / f"{name}.npy", tensor)
         (part / "about.json").write_text(json.dumps(about, indent=2))
+        part.chmod(0o755)  # mkdtemp's is for its owner alone
+        shutil.rmtree(home, ignore_errors=True)  # damaged
         part.replace(home)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -271,6 +307,8 @@ def _save(path: Path, values: Tensor) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with part.open("wb") as file:
         np.save(file, values.numpy(), allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
     part.replace(path)
 
 

@@ -6,11 +6,15 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from imgsynth.callbacks import Checkpoint, Evaluate, best_checkpoint
+from imgsynth.data import Digits
 from imgsynth.loading import load
 from imgsynth.loggers.record import read_rows
+from imgsynth.methods import HingeGAN
+from imgsynth.metrics.classifier import ClassifierExtractor
 from imgsynth.metrics.evaluation import Evaluation
 from imgsynth.metrics.extractor import ModuleExtractor
 from imgsynth.metrics.pixels import PixelExtractor
+from imgsynth.networks import MLPDiscriminator, MLPGenerator, SmallCNN
 
 
 def pooled() -> ModuleExtractor:
@@ -92,7 +96,9 @@ class Stop(Callback):
             raise RuntimeError("stopped")
 
 
-def test_a_resumed_run_has_the_scores_of_an_uninterrupted_one(tmp_path, gan, data, trainer):
+def test_a_resumed_run_has_the_scores_of_an_uninterrupted_one(
+    tmp_path, gan, data, trainer, recwarn
+):
     kwargs = {"every": 8, "keep": 0, "monitor": "val/fd70"}
     train(tmp_path / "whole", gan, data, trainer, evaluate(), Checkpoint(**kwargs))
     with pytest.raises(RuntimeError, match="stopped"):
@@ -101,11 +107,58 @@ def test_a_resumed_run_has_the_scores_of_an_uninterrupted_one(tmp_path, gan, dat
     resumed = trainer(tmp_path / "two", evaluate(), checkpoint, max_steps=10)
     path = tmp_path / "two/checkpoints/images-000000000024.ckpt"
     resumed.fit(gan(), datamodule=data(), ckpt_path=path, weights_only=True)
+    assert not [w for w in recwarn if "another protocol" in str(w.message)]
     whole, two = scored(tmp_path / "whole"), scored(tmp_path / "two")
     assert [(i, r["val/fd70"]) for i, r in whole.items()] == [
         (i, r["val/fd70"]) for i, r in two.items()
     ]
     assert best_checkpoint(tmp_path / "whole").name == checkpoint.best.name
+
+
+def test_a_score_by_another_protocol_does_not_compare_with_the_best_before(
+    tmp_path, gan, data, trainer
+):
+    def fit(extractor, steps, **kwargs):
+        checkpoint = Checkpoint(every=1000, keep=0, monitor="val/fd70")
+        made = trainer(tmp_path, evaluate(extractor=extractor), checkpoint, max_steps=steps)
+        made.fit(gan(), datamodule=data(), weights_only=True, **kwargs)
+        return checkpoint
+
+    first = fit(pooled(), 6)
+    halves = nn.Sequential(nn.AvgPool2d((8, 4)), nn.Flatten())
+    other = ModuleExtractor(halves, num_features=2, channels=1)
+    path = tmp_path / "checkpoints/images-000000000024.ckpt"
+    with pytest.warns(UserWarning, match="val/fd70 is measured by another protocol now"):
+        second = fit(other, 12, ckpt_path=path)
+    rows = {images: row["val/fd70"] for images, row in scored(tmp_path).items() if images > 24}
+    assert first.best.name <= "images-000000000024.ckpt"
+    assert second.best.name == f"images-{min(rows, key=rows.get):012d}.ckpt"
+
+
+def test_a_resumed_run_keeps_its_judge(tmp_path, gan, trainer, monkeypatch):
+
+    def fit(steps, **kwargs):
+        shape = (1, 8, 8)
+        method = HingeGAN(MLPGenerator(shape, 10, latent_dim=4), MLPDiscriminator(shape, 10))
+        callback = Evaluate(every=10_000, metrics="cls_score", num=64)
+        made = trainer(tmp_path, callback, Checkpoint(), max_steps=steps)
+        made.fit(method, datamodule=Digits(), weights_only=True, **kwargs)
+        return callback._evaluation.extractor.weights_hash()
+
+    first = fit(1)
+    judge = ClassifierExtractor.load(tmp_path / "judge.pt")
+    nn.init.normal_(judge.network.head.weight)
+    judge.save(tmp_path / "judge.pt")  # as one that another machine trained
+    path = tmp_path / "checkpoints/images-000000000064.ckpt"
+    assert fit(2, ckpt_path=path) == judge.weights_hash() != first
+
+
+def test_a_classifier_that_cannot_read_is_told(tmp_path, gan, data, trainer):
+
+    blind = SmallCNN((1, 8, 8), num_classes=2, width=4, num_features=4)
+    judge = ClassifierExtractor(blind, accuracy=0.55, num_heldout=20, data="Noise")
+    with pytest.warns(UserWarning, match=r"reads 55% of 20 held-out images rightly .* 50%"):
+        train(tmp_path, gan, data, trainer, evaluate(metrics="cls_score", extractor=judge))
 
 
 def test_several_seeds_give_the_mean_and_the_range(tmp_path, gan, data, trainer):
@@ -119,7 +172,8 @@ def test_scores_are_told_beside_those_of_real_images(tmp_path, gan, data, traine
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("40 images")]
     assert len(told) == 1
     assert "fd70" in told[0]
-    assert "(real " in told[0]
+    assert ", real 0." in told[0]
+    assert "10 generated, 10 held-out real images" in told[0]
 
 
 def test_pixels_need_neither_labels_nor_weights(tmp_path, gan, data, trainer):
@@ -178,6 +232,7 @@ def test_the_cache_of_real_features_is_shared_by_runs(tmp_path, gan, data, train
         return plain(self, images)
 
     monkeypatch.setattr(PixelExtractor, "extract", counted)
+    monkeypatch.setattr(PixelExtractor, "probe", lambda self, shape: "not counted")
     first = Evaluate(every=100, metrics="swd", num=2, extractor=PixelExtractor(size=7))
     train(tmp_path / "two", gan, data, trainer, first)
     assert sum(seen) > 20

@@ -63,7 +63,9 @@ def test_the_table_shows_scores_floors_protocols_and_what_they_are_of(here, run,
     row = report["scores"]["fd300"]
     assert len(row["values"]) == 2
     assert row["least"] < row["mean"] < row["greatest"]
-    assert row["real"] < row["least"]
+    assert row["real_images"]["score"] < row["least"]
+    assert row["real_images"]["num"] == 300
+    assert row["real_images"]["split"] == "test"
     assert row["protocol"]["hash"] in out
     assert "256 images seen" in out
     assert "300 generated images (averaged weights, seeds 0, 1)" in out

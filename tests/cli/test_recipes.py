@@ -63,7 +63,8 @@ def test_the_wheel_holds_the_recipes_and_finds_them(tmp_path):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         wheel.extractall(tmp_path / "site")
-    assert (tmp_path / "site" / "imgsynth" / "py.typed").is_file()
+    for name in ("py.typed", "metrics/weights/digits.pt"):
+        assert (tmp_path / "site" / "imgsynth" / name).is_file()
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
         "from imgsynth.cli.recipes import folder, recipes\n"

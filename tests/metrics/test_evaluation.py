@@ -98,11 +98,12 @@ def test_repeating_gives_the_same_digits_and_moves_no_random_state(tmp_path, gan
 
 
 def test_labels_have_the_shares_of_the_real_images(tmp_path):
-    made = evaluation(tmp_path, ["fd"], num=600)
-    labels = made.labels_for(0)
-    assert torch.bincount(labels).tolist() == [200, 400]
-    assert not torch.equal(labels, made.labels_for(1))
-    assert torch.equal(labels[:250], evaluation(tmp_path, ["fd"], num=250).labels_for(0))
+    for num, counts in ((600, [200, 400]), (660, [220, 440]), (250, [83, 167]), (31, [10, 21])):
+        made = evaluation(tmp_path, ["fd"], num=num)
+        labels, others = made.labels_for(0), made.labels_for(1)
+        assert torch.bincount(labels).tolist() == torch.bincount(others).tolist() == counts
+        assert torch.equal(labels, made.labels_for(0))
+        assert not torch.equal(labels, others)
 
 
 def test_the_averaged_and_the_live_weights_have_two_scores_and_two_protocols(tmp_path, gan):
@@ -128,24 +129,32 @@ def test_the_floor_is_the_score_of_held_out_images(tmp_path):
     assert "100 real images of test" in made.floor_text()
     kept = evaluation(tmp_path, ["fd", "precision"])
     assert kept.floor == made.floor
+    assert made.floor_of("fd") == {"score": made.floor["fd"], "num": 100, "split": "test"}
+    fewer = evaluation(tmp_path, ["fd", "precision"], num=50)
+    assert fewer.num_held_out == 50
+    assert fewer.floor["fd"] != made.floor["fd"]
 
 
 def test_without_held_out_images_the_floor_compares_halves(tmp_path):
     made = evaluation(tmp_path, ["fd"], make_data(test=0))
     assert made.floor["fd"] > 0
-    assert "one half of the real images (150)" in made.floor_text()
+    assert "half of the real images (150) against the other half" in made.floor_text()
 
 
-def test_a_score_of_one_side_has_all_real_images_as_its_floor(tmp_path):
-    made = evaluation(tmp_path, ["cls_score"])
-    logits = made.real.logits.double().softmax(1).numpy()
-    order = np.random.RandomState(2020).permutation(len(logits))
-    parts = np.array_split(logits[order], 10)
-    each = [
-        np.exp(np.mean(np.sum(p * (np.log(p) - np.log(p.mean(0, keepdims=True))), 1)))
-        for p in parts
-    ]
-    assert made.floor["cls_score"] == pytest.approx(np.mean(each), rel=1e-9)
+def test_recall_alone_is_not_watched(tmp_path, gan):
+    made = evaluation(tmp_path, ["recall"])
+    result = made.score(gan, matched=True)
+    assert result.watched is None
+    assert made.alarm(result) is None
+    assert result.matched.keys() == {"recall"}
+
+
+def test_images_that_are_all_alike_raise_the_alarm(tmp_path, gan):
+    made = evaluation(tmp_path, ["precision", "recall"])
+    one = next(make_data().reference("train"))[0][:1].float() / 127.5 - 1
+    result = made.score(returning(gan, lambda n: one.expand(n, -1, -1, -1)))
+    assert result.values["precision"] == [1]
+    assert "lack variety" in made.alarm(result)
 
 
 def test_classes_are_compared_each_for_itself(tmp_path, gan):
@@ -206,6 +215,33 @@ def test_images_that_are_none_are_refused(tmp_path, gan, images, said):
 
 def test_values_a_little_outside_are_clamped(tmp_path, gan):
     made = evaluation(tmp_path, ["swd"])
-    inside = made.score(returning(gan, lambda n: torch.ones(n, *SHAPE))).values
-    outside = made.score(returning(gan, lambda n: torch.full((n, *SHAPE), 1.3))).values
+    inside = made.score(returning(gan, lambda n: -torch.ones(n, *SHAPE))).values
+    outside = made.score(returning(gan, lambda n: torch.full((n, *SHAPE), -1.3))).values
     assert inside == outside
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (lambda n: torch.rand(n, *SHAPE), "No generated image has a value below 0"),
+        (lambda n: 9 * torch.randn(n, *SHAPE), "of the generated values lie beyond 1.5"),
+    ],
+)
+def test_images_of_another_range_are_told(tmp_path, gan, images, said):
+    made = evaluation(tmp_path, ["swd"])
+    with pytest.warns(UserWarning, match=said):
+        made.score(returning(gan, images))
+
+
+def test_a_generator_that_makes_too_few_images_is_refused(tmp_path, gan):
+    made = evaluation(tmp_path, ["swd"])
+    with pytest.raises(ValueError, match="was given 64 latents and returned 32 images"):
+        made.score(returning(gan, lambda n: torch.zeros(n // 2, *SHAPE)))
+
+
+@pytest.mark.gpu
+def test_scores_on_a_gpu_are_nearly_those_on_a_processor(tmp_path, gan):
+    metrics = ["fd", "cls_score", "precision", "recall", "swd"]
+    alone = evaluation(tmp_path / "cpu", metrics).score(gan).means()
+    found = evaluation(tmp_path / "gpu", metrics).score(gan.cuda()).means()
+    assert found == pytest.approx(alone, rel=1e-3, abs=5e-3)

@@ -181,9 +181,7 @@ def test_the_published_file_is_known_by_its_hash(squeeze, monkeypatch):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"no file '.*nowhere\.pth'\. Nothing is downloaded"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no file .*nowhere\.pth.*nothing is downloaded"):
         LPIPS(weights=tmp_path / "nowhere.pth")
 
 
@@ -207,7 +205,7 @@ def test_a_file_of_pickled_objects_is_refused_and_not_run(tmp_path):
 
     for name, content in (("module", nn.Linear(1, 1)), ("evil", Evil())):
         torch.save(content, tmp_path / name)
-        with pytest.raises(ValueError, match=rf"{name}' holds pickled Python objects, of which no"):
+        with pytest.raises(ValueError, match=rf"{name} holds something other.*No object in it was"):
             LPIPS(weights=tmp_path / name)
     assert not (tmp_path / "was run").exists()
 
@@ -216,20 +214,20 @@ def test_a_file_of_pickled_objects_is_refused_and_not_run(tmp_path):
 def test_a_file_without_weights_is_refused(tmp_path, content):
     path = tmp_path / "alexnet.pth"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"truncated or holds no weights \({len(content)} bytes"):
+    with pytest.raises(ValueError, match=r"alexnet\.pth holds something other than weights"):
         LPIPS(weights=path)
 
 
 def test_a_truncated_file_is_refused(tmp_path, squeeze):
     path = tmp_path / "half.pth"
     path.write_bytes(squeeze.read_bytes()[:-1000])
-    with pytest.raises(ValueError, match=r"half\.pth' is truncated or holds no weights"):
+    with pytest.raises(ValueError, match=r"half\.pth holds something other.*or is damaged"):
         LPIPS("squeeze", weights=path)
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):
     torch.save([torch.zeros(3)], tmp_path / "list.pth")
-    with pytest.raises(ValueError, match=r"holds list, not a state_dict"):
+    with pytest.raises(ValueError, match=r"list\.pth holds no mapping of names to tensors"):
         LPIPS(weights=tmp_path / "list.pth")
 
 

@@ -1,3 +1,4 @@
+import shutil
 import threading
 
 import numpy as np
@@ -25,6 +26,9 @@ def make_extractor(size=4) -> ModuleExtractor:
 
 class Counting(ModuleExtractor):
     seen = 0
+
+    def probe(self, shape):
+        return "not counted"
 
     def extract(self, images):
         Counting.seen += len(images)
@@ -93,17 +97,78 @@ def test_the_key_follows_images_labels_number_extractor_and_split():
     assert key_of(make_data(), "train", make_extractor()) == keys[0]
 
 
-def test_what_a_killed_process_left_is_not_read(tmp_path, counting, monkeypatch):
+def test_a_folder_that_cannot_be_written_costs_a_warning_only(tmp_path, counting, monkeypatch):
     data = make_data()
 
     def full(*_):
-        raise OSError("No space left on device")
+        raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
         patched.setattr(module, "_save", full)
-        with pytest.raises(OSError, match="No space"):
-            reference(data, "train", counting, tmp_path)
-    assert reference(data, "train", counting, tmp_path).gaussian.num == data.num_images("train")
+        with pytest.warns(UserWarning, match=r"could not be kept in .* \(No space left"):
+            found = reference(data, "train", counting, tmp_path)
+    assert Counting.seen == data.num_images("train")
+    assert found.gaussian.num == data.num_images("train")
+    assert torch.equal(reference(data, "train", counting, tmp_path).factor, found.factor)
+    assert Counting.seen == 2 * data.num_images("train")
+
+
+def test_what_a_killed_process_left_is_cleared_away(tmp_path, counting):
+    data = make_data()
+    key = key_of(data, "train", counting)
+    (tmp_path / "references" / f"{key}.7.part").mkdir(parents=True)
+    (tmp_path / "references" / key).mkdir()
+    (tmp_path / "references" / key / "factor.npy").write_bytes(b"")
+    reference(data, "train", counting, tmp_path)
+    reference(data, "train", counting, tmp_path)
+    assert Counting.seen == data.num_images("train")
+    assert not list(tmp_path.glob("references/*.part"))
+
+
+@pytest.mark.parametrize("name", ["features", "mean", "covariance", "labels", "about", "factor"])
+def test_what_is_damaged_is_computed_again(tmp_path, counting, name):
+    data = make_data()
+    whole = reference(data, "train", counting, tmp_path)
+    factor = whole.factor
+    suffix = "json" if name == "about" else "npy"
+    (path,) = tmp_path.glob(f"references/*/{name}.{suffix}")
+    path.write_bytes(path.read_bytes()[:-9])
+    found = reference(data, "train", counting, tmp_path)
+    assert torch.equal(found.features, whole.features)
+    assert torch.equal(found.labels, whole.labels)
+    assert torch.equal(found.factor, factor)
+
+
+def test_a_folder_that_goes_while_it_is_used_does_no_harm(tmp_path, counting):
+    found = reference(make_data(), "train", counting, tmp_path)
+    shutil.rmtree(tmp_path / "references")
+    assert found.factor.shape == (4, 4)
+    assert len(found.radii(3)) == len(found)
+
+
+class Times(nn.Module):
+    """What no weight tells: a factor."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, images):
+        return nn.functional.avg_pool2d(images, 4).flatten(1) * self.factor
+
+
+def test_modules_that_differ_in_an_attribute_only_are_told_apart():
+    one, other = (ModuleExtractor(Times(k), num_features=4, channels=1) for k in (1, 3))
+    assert one.identity() != other.identity()
+    assert key_of(make_data(), "train", one) != key_of(make_data(), "train", other)
+
+
+def test_weights_that_change_are_told_apart():
+    extractor = ModuleExtractor(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), 8, channels=1)
+    before, key = extractor.identity(), key_of(make_data(), "train", extractor)
+    nn.init.normal_(extractor.module[1].weight)
+    assert extractor.identity() != before
+    assert key_of(make_data(), "train", extractor) != key
 
 
 def test_of_many_images_some_features_are_kept_and_all_count_in_the_covariance(
