@@ -34,7 +34,7 @@ from imgsynth.types import Count, parse_count
 VERSION = 1
 """Raised when the training changes: what older versions trained is then not found any more."""
 
-SHIPPED = Path(__file__).parent / "metrics" / "weights"
+SHIPPED = Path(__file__).parent / "metrics" / "judges"
 _SEED = 0
 _BATCH = 128
 _LR = 2e-3

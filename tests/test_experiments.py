@@ -47,7 +47,8 @@ def test_a_recipe_trains_for_two_updates(name, data, capsys):
     steps = next((int(s.split()[1]) for s in text.splitlines() if "discriminator_steps" in s), 1)
     images = str(2 * size * steps)
     assert main(["fit", "-c", name, *options, "--images", images, "--name", "run"]) == 0
-    assert [row["updates"] for row in read_rows(Path("runs/run"))] == [1, 2]
+    rows = [row for row in read_rows(Path("runs/run")) if "protocols" not in row]
+    assert [row["updates"] for row in rows] == [1, 2]
     if name.startswith("classification/"):
         assert Path("runs/run/final-predictions.png").is_file()
         return

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
 from imgsynth.callbacks.base import method_of, run_folder
 from imgsynth.callbacks.cadence import Cadence
@@ -121,6 +122,13 @@ class Checkpoint(LightningCheckpoint):
         last = stops or 0 <= trainer.max_steps <= trainer.global_step
         late = self._late(trainer, method)
         if self._cadence.due(method) | late | last | self._is_best(trainer, method):
+            self._save(trainer, method)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save if the method's own validation, which comes after an update, found the best."""
+        method = method_of(pl_module)
+        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if fitting and self._is_best(trainer, method):
             self._save(trainer, method)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

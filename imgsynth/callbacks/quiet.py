@@ -14,6 +14,8 @@ _WARNINGS = (
     r"`max_epochs` was not set.*",
     # A datamodule has held-out images, whether or not the method validates by itself.
     r"You passed in a `val_dataloader` but have no `validation_step`.*",
+    # Data without held-out images has no loader of them.
+    r"Total length of `list` across ranks is zero.*",
     # About a class that torch renamed and Lightning still uses.
     r".*LeafSpec.*is deprecated.*",
 )

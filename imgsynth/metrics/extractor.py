@@ -130,8 +130,10 @@ class Extractor(nn.Module):
 
     def identity(self) -> dict[str, Any]:
         """Return everything of the extractor that changes a score, as plain data."""
-        tensors = chain(self.parameters(), self.buffers())
-        stamp = tuple((t.data_ptr(), t._version) for t in tensors)  # hashing is slow
+        tensors = list(chain(self.parameters(), self.buffers()))
+        # hashing is slow; tensors made in inference mode count no changes
+        counts = [-1 if t.is_inference() else t._version for t in tensors]
+        stamp = tuple(zip((t.data_ptr() for t in tensors), counts, strict=True))
         if self._hashed is None or self._hashed[0] != stamp:
             self._hashed = (stamp, self.weights_hash())
         return {

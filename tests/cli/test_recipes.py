@@ -63,7 +63,7 @@ def test_the_wheel_holds_the_recipes_and_finds_them(tmp_path):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         wheel.extractall(tmp_path / "site")
-    for name in ("py.typed", "metrics/weights/digits.pt"):
+    for name in ("py.typed", "metrics/judges/digits.pt"):
         assert (tmp_path / "site" / "imgsynth" / name).is_file()
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"

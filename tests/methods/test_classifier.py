@@ -160,14 +160,31 @@ def test_two_ranks_report_what_one_process_reports(tmp_path, test):
         assert rank["val/cross_entropy"] == pytest.approx(one["val/cross_entropy"], rel=1e-5)
 
 
-def test_a_checkpoint_can_be_chosen_by_the_accuracy(tmp_path):
-    method = linear()
+def test_the_checkpoint_of_the_best_accuracy_is_kept(tmp_path):
+    class Unlearns(Classifier):
+        """Reads all of a class less after the eighth update."""
+
+        def validation_step(self, batch, batch_idx):
+            before = self.ema["network"][1].bias.clone()
+            if self.updates > 8:
+                with torch.no_grad():
+                    self.ema["network"][1].bias.add_(torch.arange(10.0) * 100)
+            super().validation_step(batch, batch_idx)
+            with torch.no_grad():
+                self.ema["network"][1].bias.copy_(before)
+
+    torch.manual_seed(0)
+    method = Unlearns(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), optimizer=SGD(lr=0.1))
     best = Checkpoint(every=10**6, keep=1, monitor="val/accuracy", mode="max")
-    run = trainer(4, val_check_interval=4, callbacks=[best], default_root_dir=tmp_path)
+    options = {"callbacks": [best], "logger": Record(tmp_path), "default_root_dir": tmp_path}
+    run = trainer(16, val_check_interval=4, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         run.fit(method, Digits(batch_size=64, seed=3))
-    assert best.best is not None
+    read = {row["images"]: row["val/accuracy"] for row in read_rows(tmp_path) if len(row) > 4}
+    read = {images: value for images, value in read.items() if value is not None}
+    assert best.best.name == f"images-{max(read, key=read.get):012d}.ckpt"
+    assert max(read, key=read.get) in {256, 512}
     assert best.best.is_file()
 
 

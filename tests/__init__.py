@@ -1,0 +1,1 @@
+"""A package: else the one called tests that torch-fidelity brings would be found instead."""
