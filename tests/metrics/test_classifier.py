@@ -15,7 +15,7 @@ from imgsynth.describe import Described
 from imgsynth.metrics.classifier import ClassifierExtractor
 from imgsynth.networks import SmallCNN
 
-SHIPPED = Path(metrics.__file__).parent / "weights" / "digits.pt"
+SHIPPED = Path(metrics.__file__).parent / "judges" / "digits.pt"
 
 
 class Linear(Described, nn.Module):
