@@ -189,7 +189,7 @@ class Evaluate(Callback):
         warning = self._evaluation.alarm(result, self._before)
         kind = re.sub(r"[\d.]+", "", warning or "")
         if warning is not None and kind != self._warned:  # not again and again
-            warnings.warn(warning, stacklevel=2)
+            tqdm.write(warning)
         self._warned = kind
         self._before = result.watched
 

@@ -176,6 +176,16 @@ def test_scores_are_told_beside_those_of_real_images(tmp_path, gan, data, traine
     assert "10 generated, 10 held-out real images" in told[0]
 
 
+def test_an_alarm_follows_the_scores_once(tmp_path, gan, data, trainer, capsys, monkeypatch):
+    told = ["With 10 images each, precision 0.9 ...", "With 10 images each, precision 0.8 ..."]
+    monkeypatch.setattr(Evaluation, "alarm", lambda *_: told[0] if len(told) == 1 else told.pop())
+    train(tmp_path, gan, data, trainer, evaluate(metrics="precision,recall"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [n for n, line in enumerate(lines) if "With 10 images each" in line] == [
+        1 + next(n for n, line in enumerate(lines) if line.startswith("12 images"))
+    ]
+
+
 def test_pixels_need_neither_labels_nor_weights(tmp_path, gan, data, trainer):
     callback = Evaluate(every=20, metrics="swd", num=64)
     train(tmp_path, gan, data, trainer, callback)
