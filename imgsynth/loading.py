@@ -181,8 +181,9 @@ def _cast(method: Method, state: dict[str, torch.Tensor]) -> None:
     """Give parameters and buffers the types that were saved: a run may be in half precision."""
     types = {name: t.dtype for name, t in state.items() if t.is_floating_point()}
     parameters = {types.get(name) for name, _ in method.named_parameters()} - {None}
-    if len(parameters) == 1:
-        method.to(dtype=parameters.pop())
+    wanted = parameters.pop() if len(parameters) == 1 else None
+    if wanted is not None and any(p.dtype != wanted for p in method.parameters()):
+        method.to(dtype=wanted)
     for name, tensor in method.state_dict(keep_vars=True).items():
         if name in types and tensor.dtype != types[name]:
             tensor.data = tensor.data.to(types[name])

@@ -77,6 +77,7 @@ class Checkpoint(LightningCheckpoint):
         self.mode = mode
         self.best: Path | None = None
         self._least = math.inf  # of the monitored values, or of their opposites
+        self._former: set[str] = set()  # the best by something else
         self._protocol = ""  # what the monitored score was measured by
         self._warned = False
         self._cadence = Cadence(every, parts=10)
@@ -152,15 +153,26 @@ class Checkpoint(LightningCheckpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Return which checkpoint is the best, for the next ones."""
+        former: dict[str, Any] = {"former": sorted(self._former)} if self._former else {}
         if self.best is None:
-            return {}
+            return former
         value, protocol = self._least, self._protocol
         best = {"monitor": self.monitor, "best": self.best.name, "value": value}
-        return best | {"protocol": protocol}
+        return best | {"protocol": protocol} | former
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue to compare with the best one, if it is there and compared by the same."""
-        if state_dict and state_dict["monitor"] == self.monitor:
+        self._former = set(state_dict.get("former", ()))
+        if "best" not in state_dict:
+            return
+        if state_dict["monitor"] != self.monitor:
+            self._former.add(state_dict["best"])
+            warnings.warn(
+                f"The best checkpoint, {state_dict['best']}, was so by {state_dict['monitor']}; it "
+                f"is kept, and the best by {self.monitor} is found anew.",
+                stacklevel=2,
+            )
+        else:
             self._least = state_dict["value"]
             self._protocol = state_dict.get("protocol", "")
             self.best = Path(state_dict["best"])  # its folder is known when training starts
@@ -203,7 +215,7 @@ class Checkpoint(LightningCheckpoint):
         if self.monitor is None:
             return False
         images, protocol = method.scored.get(self.monitor, (-1, ""))
-        if images != method.images_seen:
+        if images != method.images_seen or self.monitor not in trainer.callback_metrics:
             return False
         self._begin_anew(protocol)
         value = float(trainer.callback_metrics[self.monitor])
@@ -214,9 +226,11 @@ class Checkpoint(LightningCheckpoint):
         if protocol != self._protocol and self.best is not None:
             warnings.warn(
                 f"{self.monitor} is measured by another protocol now ({protocol}, before "
-                f"{self._protocol}): the best checkpoint is found anew, {self.best} was it before.",
+                f"{self._protocol}): the best checkpoint is found anew, {self.best}, which was it "
+                "before, is kept.",
                 stacklevel=2,
             )
+            self._former.add(self.best.name)
             self.best, self._least = None, math.inf
         self._protocol = protocol
 
@@ -270,7 +284,7 @@ class Checkpoint(LightningCheckpoint):
         numbers = sorted(number for number in checkpoints if number <= images)
         keep = set(numbers[-self.keep :])  # all of them for 0
         for number, path in checkpoints.items():
-            if number not in keep and path != self.best:
+            if number not in keep and path != self.best and path.name not in self._former:
                 path.unlink(missing_ok=True)
 
 

@@ -105,7 +105,7 @@ class Evaluate(Callback):
         data: Any = getattr(trainer, "datamodule", None)
         judge = run_folder(trainer) / JUDGE
         device = trainer.strategy.root_device
-        own = judge if self.settings.weights is None and _fits(judge, data) else None
+        own = judge if self.settings.needs_judge and _fits(judge, data) else None
         self._evaluation = self.settings.prepare(data, pl_module, device, own)
         extractor = self._evaluation.extractor
         trainer.strategy.barrier("judge")  # all have read it
@@ -227,6 +227,11 @@ class Settings:
         self.weights = weights
 
     @property
+    def needs_judge(self) -> bool:
+        """Whether nothing says what makes features: then a classifier of the data does."""
+        return self.extractor is None and self.preset is None and self.weights is None
+
+    @property
     def num_protocol(self) -> int:
         """As many generated images as the protocol asks for."""
         if getattr(self.extractor, "genuine", False):
@@ -309,7 +314,11 @@ def _fits(judge: Path, data: Any) -> bool:  # noqa: ANN401
     """Say whether a run's folder holds a judge of these very images: a resumed run keeps it."""
     if not judge.exists() or not hasattr(data, "fingerprint_of"):
         return False
-    kept: bool = ClassifierExtractor.load(judge).fingerprint == data.fingerprint_of("train")
+    try:
+        kept: bool = ClassifierExtractor.load(judge).fingerprint == data.fingerprint_of("train")
+    except ValueError as error:
+        warnings.warn(f"The run's own classifier is not used: {error}", stacklevel=2)
+        return False
     return kept
 
 

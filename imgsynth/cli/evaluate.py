@@ -79,18 +79,17 @@ def _evaluate(argv: list[str]) -> int:
     if config["threads"] is not None:
         torch.set_num_threads(config["threads"])
     checkpoint = _checkpoint(path, given.checkpoint)
-    own = evaluates(parser.parse([source], []))
+    before = parser.parse([source], [])
     typed = parser.typed(config)
     data = parser.make(typed.data)
     method = imgsynth.load(checkpoint, map_location=device, trusted=tuple(trusted(path)))
     options = parser.make(typed.evaluate)
     options.pop("every")
-    seeds = options.pop("seeds")
-    if given.seeds is None and not own:
-        seeds = _FEWEST_SEEDS
-    if seeds < 1:
-        raise UsageError(f"--seeds must be at least 1, got {seeds}.")
+    seeds = _seeds(options.pop("seeds"), given.seeds is not None or evaluates(before))
+    if given.weights is None and _inception(options) != _inception(before["evaluate"]):
+        options["weights"] = None  # the run's own are of another network
     settings = Settings(**options)
+    (runs.folder_of(path) / "evaluations").mkdir(exist_ok=True)  # before it costs anything
     data.prepare_data()
     data.setup()
     judge = runs.folder_of(path) / JUDGE if given.weights is None else None
@@ -116,6 +115,22 @@ def _evaluate(argv: list[str]) -> int:
     out = _write(report, runs.folder_of(path))
     print(f"\nWritten to {out}")
     return 0
+
+
+def _seeds(configured: int, is_said: bool) -> int:
+    """Return how many sets of images there will be."""
+    if configured < 1:
+        raise UsageError(f"--seeds must be at least 1, got {configured}.")
+    return configured if is_said else _FEWEST_SEEDS
+
+
+def _inception(options: dict[str, Any]) -> bool:
+    """Say whether scores are asked for that need the Inception network."""
+    from imgsynth.metrics import scores
+
+    metrics = options["metrics"]
+    names = scores.parse(metrics) if metrics is not None else []
+    return options["protocol"] is not None or scores.asks_for_inception(names)
 
 
 def _parser() -> Parser:

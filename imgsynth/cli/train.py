@@ -221,9 +221,12 @@ def _summary(method: Any, folder: Path, checkpoints: list[Any]) -> str:  # noqa:
     left = [name for name in names if (folder / name).exists()]
     lines = [f"Trained on {method.images_seen:,} images. In {folder}: {', '.join(left)}."]
     lines += [c.praise() for c in checkpoints if isinstance(c, Checkpoint) and c.best is not None]
-    reported = {key: float(method.trainer.callback_metrics[key]) for key in method.scored}
+    metrics = method.trainer.callback_metrics
+    reported = {key: float(metrics[key]) for key in method.scored if key in metrics}
     if reported and not hasattr(method, "sample"):
         lines.append(", ".join(f"{key} {value:.4g}" for key, value in reported.items()))
     if hasattr(method, "sample"):
         lines.append(f"Images from it: imgsynth sample {folder} --num 100 --out images")
+        if method.scored:
+            lines.append(f"Its scores: imgsynth evaluate {folder} --seeds 3")
     return "\n".join(lines)

@@ -46,6 +46,7 @@ class Classifier(Method):
     """
 
     averaged = ("network",)
+    reports = ("val/cross_entropy", "val/accuracy")
 
     network: nn.Module
     augment: nn.Module

@@ -27,6 +27,7 @@ from imgsynth.metrics.reference import FeatureSet, Real, halves, key_of, referen
 CHUNK = 64
 """Images that are generated and looked at together; so many does each device give in turn."""
 
+_FEWEST_WATCHED = 50
 _FAR, _MOST_FAR = 1.5, 0.05
 _WATCHED = ("precision", "recall", "coverage")
 
@@ -221,9 +222,10 @@ class Evaluation:
             result: What :meth:`score` returned.
             before: What an earlier one has as ``watched``.
         """
-        if result.watched is None:
+        floor, num = self._watched_floor if self._is_watched else {}, self.num_held_out
+        both = floor.keys() & (result.watched or {}).keys()
+        if num < _FEWEST_WATCHED or result.watched is None or not {"precision", "recall"} <= both:
             return None
-        floor, num = self._watched_floor, self.num_held_out
         told = alarm(result.watched, floor=floor, before=before, num=num)
         return told and f"With {num:,} images each, {told[0].lower()}{told[1:]}"
 
@@ -388,7 +390,11 @@ class Evaluation:
 
 
 def _watched(fake: FeatureSet, real: FeatureSet) -> dict[str, float]:
-    return {name: scores.SCORES[name].compute(fake, real)[""] for name in _WATCHED}
+    found = {}
+    for name in _WATCHED:
+        with contextlib.suppress(ValueError):  # too few
+            found[name] = scores.SCORES[name].compute(fake, real)[""]
+    return found
 
 
 def _world() -> tuple[int, int]:
@@ -442,7 +448,8 @@ class _Kept:
         self._path = path
         self.values: dict[str, dict[str, float]] = {}
         with contextlib.suppress(OSError, ValueError):  # not there, or damaged
-            self.values = json.loads(path.read_text())
+            found = json.loads(path.read_text())
+            self.values = found if isinstance(found, dict) else {}
 
     def add(self, key: str, value: dict[str, float]) -> None:
         self.values[key] = value

@@ -129,10 +129,10 @@ class _StoredSet(FeatureSet):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         base = {name: self._read(name) for name in ("features", "mean", "covariance")}
-        missing = [name for name, value in base.items() if value is None]
-        if missing:
-            raise FileNotFoundError(folder / f"{missing[0]}.npy")
         self.about: dict[str, Any] = json.loads((folder / "about.json").read_text())
+        missing = [f"{n}.npy" for n in self.about["files"] if not (folder / f"{n}.npy").exists()]
+        if missing:
+            raise FileNotFoundError(missing[0])
         gaussian = frechet.Gaussian(base["mean"], base["covariance"], self.about["num"])  # type: ignore[arg-type]
         super().__init__(base["features"], self._read("logits"), self._read("labels"), gaussian)  # type: ignore[arg-type]
 
@@ -207,7 +207,7 @@ def _stored(home: Path) -> FeatureSet | None:
     """Return what is on the disk, if it is there and whole."""
     try:
         return _StoredSet(home)
-    except (OSError, ValueError, EOFError, KeyError):
+    except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
 
 
@@ -283,9 +283,10 @@ def _store(made: FeatureSet, about: dict[str, Any], home: Path) -> None:
     try:
         tensors = {"features": made.features, "logits": made.logits, "labels": made.labels}
         tensors |= {"mean": made.gaussian.mean, "covariance": made.gaussian.covariance}
-        for name, tensor in tensors.items():
-            if tensor is not None:
-                _save(part / f"{name}.npy", tensor)
+        kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        for name, tensor in kept.items():
+            _save(part / f"{name}.npy", tensor)
+        about |= {"files": list(kept)}
         (part / "about.json").write_text(json.dumps(about, indent=2))
         part.chmod(0o755)  # mkdtemp's is for its owner alone
         shutil.rmtree(home, ignore_errors=True)  # damaged

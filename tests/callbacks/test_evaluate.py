@@ -130,9 +130,25 @@ def test_a_score_by_another_protocol_does_not_compare_with_the_best_before(
     path = tmp_path / "checkpoints/images-000000000024.ckpt"
     with pytest.warns(UserWarning, match="val/fd70 is measured by another protocol now"):
         second = fit(other, 12, ckpt_path=path)
+    assert first.best.is_file()
     rows = {images: row["val/fd70"] for images, row in scored(tmp_path).items() if images > 24}
     assert first.best.name <= "images-000000000024.ckpt"
     assert second.best.name == f"images-{min(rows, key=rows.get):012d}.ckpt"
+
+
+def test_the_best_by_another_score_is_kept(tmp_path, gan, data, trainer):
+    def fit(steps, monitor, **kwargs):
+        checkpoint = Checkpoint(every=4, keep=1, monitor=monitor)
+        made = trainer(tmp_path, evaluate(metrics="fd,swd"), checkpoint, max_steps=steps)
+        made.fit(gan(), datamodule=data(), weights_only=True, **kwargs)
+        return checkpoint
+
+    first = fit(6, "val/fd70")
+    path = tmp_path / "checkpoints/images-000000000024.ckpt"
+    with pytest.warns(UserWarning, match=r"was so by val/fd70; it is kept, .* by val/swd70"):
+        second = fit(12, "val/swd70", ckpt_path=path)
+    kept = {p.name for p in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {first.best.name, second.best.name, "images-000000000048.ckpt"}
 
 
 def test_a_resumed_run_keeps_its_judge(tmp_path, gan, trainer, monkeypatch):

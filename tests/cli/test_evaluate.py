@@ -57,6 +57,21 @@ def test_evaluating_again_gives_the_very_digits_of_training(here, run, trained, 
     assert hashes == row["protocols"]
 
 
+def test_a_run_in_half_precision_scores_the_same_again(here, run):
+    options = (
+        "--trainer.precision",
+        "bf16-true",
+        "--evaluate.metrics",
+        "swd",
+        "--evaluate.num",
+        "64",
+    )
+    assert run("fit", "-c", "tiny.yaml", *options)[0] == 0
+    report = written(run("evaluate", "runs/tiny")[1])
+    assert report["provenance"]["precision"] == "bfloat16"
+    assert values(report) == {"swd64": scored("runs/tiny")[128]["val/swd64"]}
+
+
 def test_the_table_shows_scores_floors_protocols_and_what_they_are_of(here, run, trained):
     _, out, _ = run("evaluate", str(trained), "--seeds", "2")
     report = written(out)

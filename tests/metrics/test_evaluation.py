@@ -149,6 +149,13 @@ def test_recall_alone_is_not_watched(tmp_path, gan):
     assert result.matched.keys() == {"recall"}
 
 
+@pytest.mark.parametrize("test", [0, 2, 3])
+def test_few_held_out_images_raise_no_alarm(tmp_path, gan, test):
+    made = evaluation(tmp_path, ["precision", "recall"], make_data(num=40, test=test), num=40)
+    made.prepare()
+    assert made.alarm(made.score(gan, matched=True)) is None
+
+
 def test_images_that_are_all_alike_raise_the_alarm(tmp_path, gan):
     made = evaluation(tmp_path, ["precision", "recall"])
     one = next(make_data().reference("train"))[0][:1].float() / 127.5 - 1

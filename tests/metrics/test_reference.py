@@ -125,6 +125,14 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path, counting):
     assert not list(tmp_path.glob("references/*.part"))
 
 
+def test_a_missing_file_is_made_again(tmp_path, counting):
+    whole = reference(make_data(), "train", counting, tmp_path)
+    next(tmp_path.glob("references/*/labels.npy")).unlink()
+    assert torch.equal(reference(make_data(), "train", counting, tmp_path).labels, whole.labels)
+    next(tmp_path.glob("references/*/about.json")).write_text("[]")
+    assert torch.equal(reference(make_data(), "train", counting, tmp_path).labels, whole.labels)
+
+
 @pytest.mark.parametrize("name", ["features", "mean", "covariance", "labels", "about", "factor"])
 def test_what_is_damaged_is_computed_again(tmp_path, counting, name):
     data = make_data()
