@@ -96,18 +96,7 @@ def _evaluate(argv: list[str]) -> int:
     evaluation = settings.prepare(data, method, torch.device(device), judge)
     result = evaluation.score(method, seeds=range(seeds), ema=not given.raw, matched=True)
     report = _report(evaluation, result, config)
-    report["provenance"] = {
-        "checkpoint": str(checkpoint),
-        "images_seen": method.images_seen,
-        "updates": method.updates,
-        "seeds": list(result.seeds),
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "precision": str(method.dtype).removeprefix("torch."),
-        "imgsynth": imgsynth.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
+    report["provenance"] = _provenance(method, checkpoint, device, result)
     print(_table(report, evaluation))
     warning = evaluation.alarm(result)
     if warning is not None:
@@ -214,6 +203,26 @@ def _checkpoint(path: Path, wanted: str | None) -> Path:
     raise UsageError(
         f"There is no checkpoint {wanted!r}.", "Expected --checkpoint best, last or a file."
     )
+
+
+def _provenance(method: Any, checkpoint: Path, device: str, result: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return what made the images, and where: it is shown, but does not decide what compares."""
+    import torch
+
+    import imgsynth
+
+    return {
+        "checkpoint": str(checkpoint),
+        "images_seen": method.images_seen,
+        "updates": method.updates,
+        "seeds": list(result.seeds),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "precision": str(method.dtype).removeprefix("torch."),
+        "imgsynth": imgsynth.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def _report(evaluation: Any, result: Any, config: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401

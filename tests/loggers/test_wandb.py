@@ -25,7 +25,7 @@ from wandb_files import history, pieces, records, values, would_upload
 
 import imgsynth.loggers.wandb as module
 import imgsynth.loggers.wandb_start as start
-from imgsynth.callbacks import Checkpoint, Length, Samples
+from imgsynth.callbacks import Checkpoint, Evaluate, Length, Samples
 from imgsynth.data import Arrays
 from imgsynth.images import to_uint8
 from imgsynth.loggers import Record, WandB, read_rows
@@ -195,6 +195,18 @@ def test_the_configuration_says_how_the_run_was_built(offline):
     assert config["data"]["class_path"] == "imgsynth.data.Arrays"
     assert config["trainer"] == {"precision": "32-true", "devices": 1}
     assert (config["seed"], config["total_images"]) == (facts["seed"], 16)
+
+
+def test_scores_are_rows_and_their_protocols_are_in_the_configuration(tmp_path):
+    folder = tmp_path / "scored"
+    fit(WandB(folder, "offline"), 8, callbacks=(Evaluate(every=8, metrics="swd", num=64),))
+    found = records(pieces(folder)[0])
+    (row,) = [row for row in read_rows(folder) if "val/swd64" in row]
+    (logged,) = [row for row in history(found) if "val/swd64" in row]
+    assert (logged["val/swd64"], logged["images_seen"]) == (row["val/swd64"], 8)
+    protocol = values(found)["protocols"]["val/swd64"]
+    assert protocol["hash"] == row["protocols"]["val/swd64"]
+    assert protocol["extractor"]["name"] == "pixels"
 
 
 def test_the_state_of_the_code_is_noted(offline):
