@@ -29,10 +29,11 @@ def evaluate(argv: list[str]) -> int:
     """
     try:
         return _evaluate(argv)
-    except UsageError as error:
-        raise UsageError(*(line.replace("--evaluate.", "--") for line in error.lines)) from error
     except (ValueError, FileNotFoundError) as error:
-        raise UsageError(str(error).replace("--evaluate.", "--")) from error
+        lines = error.lines if isinstance(error, UsageError) else [str(error)]
+        if not any("--evaluate." in line for line in lines):
+            raise
+        raise UsageError(*(line.replace("--evaluate.", "--") for line in lines)) from error
 
 
 def _evaluate(argv: list[str]) -> int:

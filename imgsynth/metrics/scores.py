@@ -78,10 +78,10 @@ def _kernel(fake: FeatureSet, real: FeatureSet) -> dict[str, float]:
     return {"": mean, "_std": std}
 
 
-def _half_of(
-    function: Callable[..., tuple[float, float]], k: int, place: int
-) -> Callable[[FeatureSet, FeatureSet], dict[str, float]]:
-    """Return one of two scores that are computed together."""
+def _of_neighbours(
+    name: str, text: str, function: Callable[..., tuple[float, float]], k: int, place: int
+) -> Score:
+    """Make one of two scores that are computed together, of k neighbours."""
 
     def compute(fake: FeatureSet, real: FeatureSet) -> dict[str, float]:
         both = fake.once(
@@ -91,7 +91,7 @@ def _half_of(
         )
         return {"": both[place]}
 
-    return compute
+    return Score(name, "high", text, compute, parameters={"neighbours": k}, least=k + 1)
 
 
 def _sliced(fake: FeatureSet, real: FeatureSet) -> dict[str, float]:
@@ -120,14 +120,14 @@ SCORES: dict[str, Score] = {
               parameters={**_KERNEL, "seed": _DRAWS}, least=_SUBSET_SIZE),
         Score("fd_class", "low", "Frechet distance of each class, and their mean", _by_class,
               "other", _CLASSES),
-        Score("precision", "high", "share of generated images among the real ones",
-              _half_of(precision_recall, 3, 0), parameters={"neighbours": 3}, least=4),
-        Score("recall", "high", "share of real images among the generated ones",
-              _half_of(precision_recall, 3, 1), parameters={"neighbours": 3}, least=4),
-        Score("density", "high", "real neighbourhoods an image lies in, over their number",
-              _half_of(density_coverage, 5, 0), parameters={"neighbours": 5}, least=6),
-        Score("coverage", "high", "share of real images with a generated neighbour",
-              _half_of(density_coverage, 5, 1), parameters={"neighbours": 5}, least=6),
+        _of_neighbours("precision", "share of generated images among the real ones",
+                       precision_recall, 3, 0),
+        _of_neighbours("recall", "share of real images among the generated ones",
+                       precision_recall, 3, 1),
+        _of_neighbours("density", "real neighbourhoods an image lies in, over their number",
+                       density_coverage, 5, 0),
+        _of_neighbours("coverage", "share of real images with a generated neighbour",
+                       density_coverage, 5, 1),
         Score("swd", "low", "sliced Wasserstein distance of features", _sliced,
               parameters={"projections": _PROJECTIONS, "order": 2, "seed": 0}),
     )
