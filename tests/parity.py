@@ -22,17 +22,28 @@ from imgsynth import losses, seeding
 from imgsynth.augment import RandomTranslation
 from imgsynth.callbacks import Checkpoint, GracefulStop, Samples, newest_checkpoint, quiet
 from imgsynth.data import Digits
+from imgsynth.likelihoods import LearnedGaussian, Likelihood, OptimalGaussian
 from imgsynth.methods import (
     GAN,
+    IWAE,
     LSGAN,
+    VAE,
     WGANGP,
+    AdversarialMethod,
     Classifier,
     HingeGAN,
     Method,
     MinimaxGAN,
     NonFiniteError,
 )
-from imgsynth.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
+from imgsynth.networks import (
+    DCGANDiscriminator,
+    DCGANGenerator,
+    MLPDecoder,
+    MLPDiscriminator,
+    MLPEncoder,
+    MLPGenerator,
+)
 from imgsynth.optim import SGD
 
 RANKS = 2
@@ -60,6 +71,21 @@ def _plain(method: type[GAN]) -> Callable[..., Method]:
 def _classifier(**options: Any) -> Method:
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 10))
     return Classifier(network, **{"ema_half_life": 100, "optimizer": _STEP, **options})
+
+
+def _vae(
+    method: type[VAE], likelihood: type[Likelihood] = OptimalGaussian, **given: Any
+) -> Callable[..., Method]:
+    def make(**options: Any) -> Method:
+        networks = (
+            cls((1, 8, 8), 10, latent_dim=4, width=16, class_dim=4)
+            for cls in (MLPEncoder, MLPDecoder)
+        )
+        # a nat an image is the sum over its pixels
+        plain = {"ema_half_life": 100, "optimizer": SGD(lr=2e-4), **given, **options}
+        return method(*networks, **{"likelihood": likelihood(), **plain})
+
+    return make
 
 
 class R1GAN(HingeGAN):
@@ -99,6 +125,8 @@ METHODS: dict[str, Callable[..., Method]] = {
     "LSGAN": _plain(LSGAN),
     "WGANGP": _plain(WGANGP),
     "Classifier": _classifier,
+    "VAE": _vae(VAE),
+    "IWAE": _vae(IWAE, num_samples=3),
 }
 """A new method joins by a line here: how it is made small, by SGD, without batch statistics."""
 
@@ -114,12 +142,16 @@ CASES: dict[str, tuple[Callable[..., Method], dict[str, Any]]] = {
             "augment": RandomTranslation(1),
         },
     ),
+    "free bits": (_vae(VAE, LearnedGaussian), {"free_bits": 0.02, "kl_warmup": 100}),
+    "one backward": (_vae(IWAE), {"one_backward": True, "num_samples": 3}),
     "R1": (_plain(R1GAN), {"discriminator_steps": 2}),
     "absent": (
         _plain(LopsidedGAN),
         {"discriminator_optimizer": SGD(lr=0.02, momentum=0.9, weight_decay=0.1)},
     ),
 }
+
+TWO_PLAYERS = [name for name, (make, _) in CASES.items() if isinstance(make(), AdversarialMethod)]
 
 
 def trainer(updates: int, ranks: int, **options: Any) -> Trainer:
@@ -424,9 +456,12 @@ class RandomNumbersOfRanks(TorchFunctionMode):
         seeding.seed_default_generators = self._seed
         super().__exit__(*error)
 
-    def _seed_ranks(self, seed: int, rank: int, *tags: int | str) -> None:
-        assert rank == 0
+    def _seed_ranks(self, seed: int, rank: int | str, *tags: int | str) -> None:
         self.ranks = []
+        if isinstance(rank, str):  # no step: validation, pictures
+            self._seed(seed, rank, *tags)
+            return
+        assert rank == 0
         for each in range(RANKS):
             self._seed(seed, each, *tags)
             self.ranks.append(torch.default_generator.get_state())

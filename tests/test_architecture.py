@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "imgsynth"
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if "experiments" not in p.parts)
 
-LEAVES = {"types", "images", "seeding", "describe", "folders"}
+LEAVES = {"types", "images", "seeding", "describe", "folders", "ranks"}
 EVERYTHING = {p.stem for p in PACKAGE.iterdir()} | {"methods.base"}
 MAY_IMPORT = {
     "types": set(),
@@ -17,14 +17,16 @@ MAY_IMPORT = {
     "seeding": set(),
     "describe": set(),
     "folders": set(),
+    "ranks": set(),
     "losses": LEAVES,
     "networks": LEAVES,
     "diffusion": LEAVES,
     "augment": LEAVES,
+    "likelihoods": LEAVES | {"losses"},
     "optim": LEAVES,
     "ema": LEAVES,
     "metrics": LEAVES,
-    "methods": LEAVES | {"losses", "diffusion", "optim", "ema", "strategies"},
+    "methods": LEAVES | {"losses", "likelihoods", "diffusion", "optim", "ema", "strategies"},
     "data": LEAVES | {"augment"},
     "callbacks": LEAVES | {"metrics", "augment", "methods.base", "loggers", "judging"},
     "loggers": LEAVES | {"metrics", "augment", "methods.base"},

@@ -9,7 +9,15 @@ from functools import lru_cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[1]
-_BASES = {"Method", "AdversarialMethod", "ImageDataModule", "Optimizer", "Extractor"}
+_BASES = {
+    "Method",
+    "AdversarialMethod",
+    "OnePlayerMethod",
+    "Likelihood",
+    "ImageDataModule",
+    "Optimizer",
+    "Extractor",
+}
 _BASES |= {"ClassifierExtractor"}  # made of a file: --evaluate.weights
 """Classes to inherit from, or made in another way; not to choose."""
 
@@ -33,6 +41,7 @@ ROLES = {
     "methods": Role("methods", "Method", "--model"),
     "networks": Role("networks", "Module", "--model.generator"),
     "augmentations": Role("augment", "Module", "--model.augment"),
+    "likelihoods": Role("likelihoods.py", "Likelihood", "--model.likelihood"),
     "optimizers": Role("optim.py", "Optimizer", "--model.generator_optimizer"),
     "schedules": Role("optim.py", "Schedule", "--model.generator_schedule"),
     "extractors": Role("metrics", "Extractor", "--evaluate.extractor"),
@@ -84,19 +93,20 @@ class Entry:
 
 @lru_cache(maxsize=1)
 def catalogue() -> dict[str, Entry]:
-    """Return all public classes of the package by name."""
+    """Return all classes of the package by name; private ones, too, are ancestors."""
     entries: dict[str, Entry] = {}
     for path in sorted(_PACKAGE.rglob("*.py")):
         file = path.relative_to(_PACKAGE).as_posix()
         if not file.startswith(("cli/", "experiments/")):
-            entries |= {entry.name: entry for entry in read(path, file)}
+            for entry in read(path, file):
+                entries.setdefault(entry.name, entry)  # Gaussian: the likelihood, not the metric's
     return entries
 
 
 def read(path: Path, file: str) -> Iterator[Entry]:
-    """Yield the public classes of a source file."""
+    """Yield the classes of a source file."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+        if isinstance(node, ast.ClassDef):
             yield _entry(node, file)
 
 
@@ -202,7 +212,8 @@ def choices(role: str) -> dict[str, Entry]:
     chosen = {}
     for name, entry in catalogue().items():
         inside = entry.file == kind.folder or entry.file.startswith(f"{kind.folder}/")
-        if inside and name not in _BASES and kind.ancestor in ancestors(name):
+        is_choice = name not in _BASES and not name.startswith("_")
+        if inside and is_choice and kind.ancestor in ancestors(name):
             chosen[name] = entry
     return {name: entry for name, entry in chosen.items() if name in _exported(kind.folder, chosen)}
 
@@ -223,13 +234,13 @@ def role_of(parameter: str, annotation: str = "") -> str:
         return "methods"
     if parameter == "data":
         return "data"
-    if parameter == "extractor":
-        return "extractors"
+    if parameter in {"extractor", "likelihood"}:
+        return f"{parameter}s"
     if "Optimizer" in annotation or parameter.endswith("optimizer"):
         return "optimizers"
     if "Schedule" in annotation or parameter.endswith("schedule"):
         return "schedules"
-    return "augmentations" if parameter in {"augment", "transforms"} else "networks"
+    return "augmentations" if parameter in {"augment", "corruption", "transforms"} else "networks"
 
 
 def fitting(parameter: str, annotation: str = "") -> list[str]:

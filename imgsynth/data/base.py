@@ -49,6 +49,11 @@ class ImageDataModule(Described, LightningDataModule, ABC):
         transforms: What happens to training images (and to no others), one module after the
             other, on the device: float ``(B, C, H, W)`` in [-1, 1] in and out. Random ones draw
             from torch's default generators, which are seeded for each batch.
+        binarise: Draw black and white images: a pixel becomes white with its gray value as
+            probability, as Bernoulli likelihoods need. Training images are drawn anew for each
+            batch, on the device, after ``transforms``; those of other splits once, with a fixed
+            seed. The reference of the training split stays gray. (Salakhutdinov & Murray 2008,
+            "On the Quantitative Analysis of Deep Belief Networks".)
 
     Raises:
         ValueError: If a number is out of range.
@@ -85,6 +90,7 @@ class ImageDataModule(Described, LightningDataModule, ABC):
         train_indices: Sequence[int] | None = None,
         limit: int | None = None,
         transforms: Sequence[nn.Module] | None = None,
+        binarise: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -105,6 +111,7 @@ class ImageDataModule(Described, LightningDataModule, ABC):
         self.train_indices = None if train_indices is None else [int(i) for i in train_indices]
         self.num_limit = limit
         self.transforms = list(transforms or ())
+        self.binarise = binarise
         self._loaded: dict[str, TensorSource] = {}
         self._places: Tensor | None = None  # of the training images, in the whole split
         self._num_classes = 0
@@ -143,6 +150,8 @@ class ImageDataModule(Described, LightningDataModule, ABC):
             where = f"{type(self).__name__}, split {split!r}"
             checks.check_alike(loaded[split], train, where)
             checks.check_label_range(loaded[split].labels, num_classes, bool(self.names), where)
+        if self.binarise:
+            loaded |= {s: _binarised(loaded[s], s) for s in loaded if s != "train"}
         chosen = self.train_indices
         places = None if chosen is None else self._places_of(chosen, len(train))
         self._num_classes = num_classes
@@ -397,13 +406,21 @@ class ImageDataModule(Described, LightningDataModule, ABC):
             k: from_uint8(v, dtype) if v.dtype in checks.DTYPES else v for k, v in batch.items()
         }
         loader = self._train_loader
-        if self.transforms and loader is not None and getattr(self.trainer, "training", False):
+        if (
+            (self.transforms or self.binarise)
+            and loader is not None
+            and getattr(self.trainer, "training", False)
+        ):
             # The loader's place is the number of the batch, also when a run is resumed.
             seed_default_generators(
                 loader.seed, "transforms", loader.rank, loader.epoch, loader.position
             )
             for transform in self.transforms:
                 batch["image"] = transform(batch["image"])
+            if self.binarise:
+                images = batch["image"]
+                drawn = torch.rand(images.shape, device=images.device, dtype=torch.float32)
+                batch["image"] = torch.where(2 * drawn - 1 < images, 1.0, -1.0).to(images.dtype)
         return batch
 
     def state_dict(self) -> dict[str, Any]:
@@ -453,6 +470,18 @@ class ImageDataModule(Described, LightningDataModule, ABC):
         if stage == "fit" and self._train_loader is not None:
             self._train_loader.close()
             self._train_loader = None
+
+
+def _binarised(source: TensorSource, split: str) -> TensorSource:
+    """Draw black and white images with a fixed seed."""
+    white = torch.iinfo(source.images.dtype).max
+    drawer = generator(0, "binarise", split)
+    parts = []
+    for indices in torch.split(torch.arange(len(source)), 1000):
+        images = source.fetch(indices)["image"]
+        is_white = torch.rand(images.shape, generator=drawer) < images.float() / white
+        parts.append((is_white * white).to(images.dtype))
+    return TensorSource(torch.cat(parts), source.labels)
 
 
 def _shares(source: TensorSource, num_images: int) -> Tensor:

@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imgsynth.images import grid
-from imgsynth.methods.base import Method
-from imgsynth.optim import AdamW, Optimizer, Schedule
-from imgsynth.types import Batch
+from imgsynth.methods.one_player import OnePlayerMethod
+from imgsynth.optim import AdamW, Optimizer
+from imgsynth.types import Batch, Losses
 
 _FRAME = 2
 
 
-class Classifier(Method):
+class Classifier(OnePlayerMethod):
     """A network that learns the labels of images.
 
     Reports ``train/cross_entropy`` and ``train/accuracy``; after each validation also
@@ -25,10 +25,9 @@ class Classifier(Method):
     Args:
         network: ``forward(images)`` to logits ``(B, num_classes)``.
         optimizer: Makes the optimiser.
-        schedule: Factor of the learning rate by images seen.
         label_smoothing: Share of the target that is spread evenly over all classes, in training.
         augment: Applied to training images; None leaves them as they are.
-        **kwargs: To :class:`~imgsynth.methods.Method`.
+        **kwargs: To :class:`~imgsynth.methods.OnePlayerMethod`.
 
     Raises:
         ValueError: If ``label_smoothing`` is not in [0, 1).
@@ -56,12 +55,11 @@ class Classifier(Method):
         network: nn.Module,
         *,
         optimizer: Optimizer = AdamW(lr=1e-3),
-        schedule: Schedule = Schedule(),
         label_smoothing: float = 0.0,
         augment: nn.Module | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(optimizer=optimizer, **kwargs)
         if not 0 <= label_smoothing < 1:
             raise ValueError(
                 f"label_smoothing must be at least 0 and below 1, got {label_smoothing}."
@@ -69,58 +67,27 @@ class Classifier(Method):
         self.network = network
         self.label_smoothing = label_smoothing
         self.augment = augment if augment is not None else nn.Identity()
-        self._factory = optimizer
-        self._schedule = schedule
         self._sums: list[Tensor] = []  # of validation batches
 
     def setup(self, stage: str) -> None:
         """Compare what the network takes with what the data holds, before the first step."""
-        super().setup(stage)
-        data = getattr(self.trainer, "datamodule", None)
-        if data is None or not hasattr(data, "num_classes"):
-            return
-        if data.num_classes < 2:
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if hasattr(data, "num_classes") and data.num_classes < 2:
             has = "one class only" if data.num_classes else "no labels"
             raise ValueError(
                 f"Classifier learns to tell classes apart, but {type(data).__name__} has {has}; "
                 "give data with labels."
             )
-        for attribute in ("image_shape", "num_classes"):
-            ours, theirs = getattr(self.network, attribute, None), getattr(data, attribute)
-            ours = tuple(ours) if isinstance(ours, list) else ours
-            if ours is not None and ours != theirs:
-                raise ValueError(
-                    f"The network has {attribute} = {ours}, but the data has {theirs}; build it "
-                    f"with {attribute}=data.{attribute}."
-                )
+        super().setup(stage)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Make the optimiser over the parameters that require gradients."""
-        parameters = [p for p in self.network.parameters() if p.requires_grad]
-        if not parameters:
-            raise ValueError("The network has no parameter that requires a gradient.")
-        optimizer = self._factory(parameters)
-        for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
-        return optimizer
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set the learning rate of the update that begins."""
-        super().on_train_batch_start(batch, batch_idx)
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, torch.optim.Optimizer)
-        factor = self._schedule.factor(self.images_seen, self.total_images)
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def losses(self, batch: Batch) -> Losses:
         """Return the cross-entropy of augmented images."""
         labels = _labels(batch)
         logits = self.network(self._augmented(batch["image"]))
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         right = (logits.argmax(1) == labels).float().mean()
-        self.meter.add("train", {"cross_entropy": loss, "accuracy": right})
-        return loss
+        self.meter.add("train", {"accuracy": right})
+        return {"cross_entropy": loss}
 
     def _augmented(self, images: Tensor) -> Tensor:
         """Augment in float32 under mixed precision, see :meth:`AdversarialMethod.augmented`."""

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from imgsynth import losses
-from imgsynth.images import grid
 from imgsynth.methods.adversarial import AdversarialMethod
-from imgsynth.methods.sampler import Sampler
+from imgsynth.methods.sampler import Sampler, latent_dim_of, stated
 from imgsynth.optim import Adam, Optimizer
 from imgsynth.types import Batch, Losses
 
@@ -49,12 +48,12 @@ class GAN(Sampler, AdversarialMethod):
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(generator, discriminator, **kwargs)
-        self.latent_dim = _latent_dim(generator, latent_dim)
+        self.latent_dim = latent_dim_of(generator, latent_dim)
         self.num_classes = (
-            _stated(generator, "num_classes") or _stated(discriminator, "num_classes") or 0
+            stated(generator, "num_classes") or stated(discriminator, "num_classes") or 0
         )
         for attribute in ("image_shape", "num_classes"):
-            ours, theirs = (_stated(network, attribute) for network in (generator, discriminator))
+            ours, theirs = (stated(network, attribute) for network in (generator, discriminator))
             if ours is not None and theirs is not None and ours != theirs:
                 raise ValueError(
                     f"The generator has {attribute} = {ours}, the discriminator {theirs}; "
@@ -104,17 +103,6 @@ class GAN(Sampler, AdversarialMethod):
         logits: Tensor = self.discriminator(images, *(() if labels is None else (labels,)))
         return logits
 
-    def labels_of(self, batch: Batch) -> Tensor | None:
-        """Return a batch's labels if the networks take labels, else None."""
-        if not self.num_classes:
-            return None
-        if "label" not in batch:
-            raise ValueError(
-                f"The networks are conditional (num_classes = {self.num_classes}), but the batch "
-                f"has no 'label', only {sorted(batch)}."
-            )
-        return batch["label"]
-
     def fakes(self, batch: Batch) -> Batch:
         """Generate as many images as the batch has real ones, with the same labels."""
         labels = self.labels_of(batch)
@@ -137,15 +125,8 @@ class GAN(Sampler, AdversarialMethod):
         return {"adversarial": losses.nonsaturating_g(logits)}
 
     def pictures(self, batch: Batch | None = None) -> dict[str, Tensor]:
-        """Show samples from fixed latents, a class a column if there are classes.
-
-        Of images that are neither gray, RGB nor RGBA the first channels are shown.
-        """
-        columns = self.num_classes if 0 < self.num_classes <= 20 else 8
-        images = self.sample(8 * columns, seed=0)
-        channels = images.shape[1]
-        shown = images if channels in {1, 3, 4} else images[:, : 3 if channels > 4 else 1]
-        return {"samples": grid(shown, columns=columns)}
+        """Show samples from fixed latents, a class a column if there are classes."""
+        return {"samples": self.sample_sheet()}
 
 
 class MinimaxGAN(GAN):
@@ -312,31 +293,3 @@ class WGANGP(GAN):
         """Raise the critic's values of fakes."""
         logits = self.critic(fakes["image"], fakes.get("label"))
         return {"adversarial": losses.wasserstein_g(logits)}
-
-
-def _stated(network: nn.Module, attribute: str) -> Any:  # noqa: ANN401
-    """Return what a network states about itself, None where it says nothing."""
-    value = getattr(network, attribute, None)
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _latent_dim(generator: nn.Module, given: int | None) -> int:
-    """Take the length of a latent from the generator: its attribute, else its first layer."""
-    stated = getattr(generator, "latent_dim", None)
-    if isinstance(stated, int):
-        if given not in {None, stated}:
-            raise ValueError(
-                f"The generator has latent_dim = {stated}, got latent_dim = {given}; leave it out."
-            )
-        return stated
-    if given is not None:
-        return given
-    for module in generator.modules():
-        if isinstance(module, nn.Linear):
-            return module.in_features
-        if isinstance(module, nn.modules.conv._ConvNd):
-            break
-    raise ValueError(
-        f"How long is a latent of {type(generator).__name__}? It has no attribute latent_dim and "
-        "does not start with a Linear layer; give latent_dim=..."
-    )

@@ -1,12 +1,15 @@
 """The capability to generate images that are addresses: by weights, seed, place and label."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from imgsynth import seeding
+from imgsynth.images import grid
 from imgsynth.methods.base import Method
+from imgsynth.types import Batch
 
 CHUNK = 64
 """Images generated at a time by :meth:`Sampler.sample`; part of what a seed means."""
@@ -105,6 +108,25 @@ class Sampler:
                 )
             yield images[: num - start]
 
+    def labels_of(self, batch: Batch) -> Tensor | None:
+        """Return a batch's labels if the networks take labels, else None."""
+        if not self.num_classes:
+            return None
+        if "label" not in batch:
+            raise ValueError(
+                f"The networks are conditional (num_classes = {self.num_classes}), but the batch "
+                f"has no 'label', only {sorted(batch)}."
+            )
+        return batch["label"]
+
+    def sample_sheet(self, rows: int = 8) -> Tensor:
+        """Return a grid ``(C, H, W)`` of samples from fixed latents, a class a column if there are.
+
+        Of images that are neither gray, RGB nor RGBA the first channels are shown.
+        """
+        columns = self.num_classes if 0 < self.num_classes <= 20 else 8
+        return grid(shown(self.sample(rows * columns, seed=0)), columns=columns)
+
     def _sample_labels(self, num: int, labels: Tensor | int | None) -> Tensor | None:
         if num < 1:
             raise ValueError(f"The number of samples must be at least 1, got {num}.")
@@ -127,3 +149,37 @@ class Sampler:
             wrong = low if low < 0 else high
             raise ValueError(f"labels must be between 0 and {self.num_classes - 1}, got {wrong}.")
         return labels
+
+
+def shown(images: Tensor) -> Tensor:
+    """Return the channels of images ``(B, C, H, W)`` that can be shown: 1, 3 or 4."""
+    channels = images.shape[1]
+    return images if channels in {1, 3, 4} else images[:, : 3 if channels > 4 else 1]
+
+
+def stated(network: nn.Module, attribute: str) -> Any:  # noqa: ANN401
+    """Return what a network states about itself, None where it says nothing."""
+    value = getattr(network, attribute, None)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def latent_dim_of(generator: nn.Module, given: int | None = None) -> int:
+    """Take the length of a latent from the generator: its attribute, else its first layer."""
+    stated = getattr(generator, "latent_dim", None)
+    if isinstance(stated, int):
+        if given not in {None, stated}:
+            raise ValueError(
+                f"The generator has latent_dim = {stated}, got latent_dim = {given}; leave it out."
+            )
+        return stated
+    if given is not None:
+        return given
+    for module in generator.modules():
+        if isinstance(module, nn.Linear):
+            return module.in_features
+        if isinstance(module, nn.modules.conv._ConvNd):
+            break
+    raise ValueError(
+        f"How long is a latent of {type(generator).__name__}? It has no attribute latent_dim and "
+        "does not start with a Linear layer; give latent_dim=..."
+    )

@@ -1,10 +1,10 @@
 """What a score was measured by: two scores may be compared if their protocols are equal."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from imgsynth.describe import hash_of
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,7 @@ class Protocol:
     @property
     def hash(self) -> str:
         """Eight hexadecimal digits, equal exactly if two scores may be compared."""
-        text = json.dumps(self.as_dict(), sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+        return hash_of(self.as_dict())
 
     def differences(self, other: "Protocol") -> list[str]:
         """Say in what another protocol differs: ``name: here, there``."""

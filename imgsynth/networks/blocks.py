@@ -67,6 +67,33 @@ def check_images(images: Tensor, image_shape: tuple[int, int, int], owner: str) 
         )
 
 
+def doublings(image_shape: tuple[int, int, int], start: int, owner: str) -> int:
+    """Count the doublings from a map whose short side is ``start`` to ``2 * start - 1`` pixels.
+
+    Args:
+        image_shape: ``(channels, height, width)`` that they lead to.
+        start: Fewest pixels of the map's short side.
+        owner: The network's name, for the error.
+
+    Raises:
+        ValueError: If there is none, or a side is no whole number of pixels at the start.
+
+    Example:
+        >>> doublings((1, 28, 28), 4, "DCGANGenerator")  # 7, 14, 28
+        2
+    """
+    height, width = image_shape[1:]
+    num = (min(height, width) // start).bit_length() - 1 if start > 0 else 0
+    if num < 1 or height % 2**num or width % 2**num:
+        raise ValueError(
+            f"{owner} cannot serve {height}x{width} pixels by doubling from, or halving to, a map "
+            f"of {start} to {2 * start - 1} pixels: both sides must be a whole number of such "
+            "pixels times the same power of two, for example 8, 16, 28, 32, 48, 64, 96 or 128; "
+            "resize or pad the images."
+        )
+    return num
+
+
 def spectrally_normalised(layer: Layer, enabled: bool = True) -> Layer:
     """Divide a layer's weight by its largest singular value, if ``enabled``.
 

@@ -7,24 +7,11 @@ from imgsynth.networks.blocks import (
     ConditionalLatent,
     ProjectionHead,
     check_images,
+    doublings,
     known_classes,
     known_shape,
     spectrally_normalised,
 )
-
-
-def _doublings(image_shape: tuple[int, int, int], start: int, owner: str) -> int:
-    """Count the doublings from a map whose short side is ``start`` to ``2 * start - 1`` pixels."""
-    height, width = image_shape[1:]
-    doublings = (min(height, width) // start).bit_length() - 1 if start > 0 else 0
-    if doublings < 1 or height % 2**doublings or width % 2**doublings:
-        raise ValueError(
-            f"{owner} cannot make or judge {height}x{width} pixels by doubling a map of {start} to "
-            f"{2 * start - 1} pixels: both sides must be a whole number of such pixels times the "
-            "same power of two, for example 8, 16, 28, 32, 48, 64, 96 or 128; resize or pad the "
-            "images."
-        )
-    return doublings
 
 
 def _initialise_as_in_the_paper(network: nn.Module) -> None:
@@ -88,11 +75,11 @@ class DCGANGenerator(Described, nn.Module):
         self.image_shape = known_shape(image_shape, "DCGANGenerator")
         self.num_classes = known_classes(num_classes, "DCGANGenerator")
         self.latent_dim = latent_dim
-        doublings = _doublings(self.image_shape, start, "DCGANGenerator")
+        num_doublings = doublings(self.image_shape, start, "DCGANGenerator")
         channels, *size = self.image_shape
-        num_maps = doublings + full_size_map
+        num_maps = num_doublings + full_size_map
         widths = [min(width * 2**n, max_width) for n in reversed(range(num_maps))]
-        self._map_shape = (widths[0], *(side // 2**doublings for side in size))
+        self._map_shape = (widths[0], *(side // 2**num_doublings for side in size))
 
         self.latent = ConditionalLatent(latent_dim, self.num_classes, class_dim)
         features = widths[0] * self._map_shape[1] * self._map_shape[2]
@@ -175,8 +162,8 @@ class DCGANDiscriminator(Described, nn.Module):
         super().__init__()
         self.image_shape = known_shape(image_shape, "DCGANDiscriminator")
         self.num_classes = known_classes(num_classes, "DCGANDiscriminator")
-        doublings = _doublings(self.image_shape, start, "DCGANDiscriminator")
-        widths = [min(width * 2**n, max_width) for n in range(doublings + full_size_map)]
+        num_halvings = doublings(self.image_shape, start, "DCGANDiscriminator")
+        widths = [min(width * 2**n, max_width) for n in range(num_halvings + full_size_map)]
         layers: list[nn.Module] = []
         previous = self.image_shape[0]
         for n, num in enumerate(widths):
@@ -191,7 +178,7 @@ class DCGANDiscriminator(Described, nn.Module):
                 layers.append(nn.Dropout(dropout))
             previous = num
         self.layers = nn.Sequential(*layers, nn.Flatten())
-        height, width_ = (side // 2**doublings for side in self.image_shape[1:])
+        height, width_ = (side // 2**num_halvings for side in self.image_shape[1:])
         self.head = ProjectionHead(previous * height * width_, self.num_classes, spectral_norm)
         if batch_norm and not spectral_norm:
             _initialise_as_in_the_paper(self)

@@ -130,12 +130,15 @@ class _Noise(ImageDataModule):
 
 
 def _noise(method: Method) -> ImageDataModule:
-    generator = getattr(method, "generator", None)
-    shape = getattr(generator, "image_shape", None)
+    networks = [getattr(method, name) for name in method.averaged]
+    shapes = [getattr(network, "image_shape", None) for network in networks]
+    shape = next((shape for shape in shapes if shape is not None), None)
+    names = ", ".join(method.averaged)
+    names = ", ".join(method.averaged) or "what it averages"
     require(
         shape is not None,
-        f"{type(method).__name__}.generator states no image_shape (channels, height, width); "
-        "state it, or pass data=...",
+        f"{type(method).__name__}: {names} states no image_shape (channels, height, width); state "
+        "it, or pass data=...",
     )
     classes = getattr(method, "num_classes", 0)
     size = 2 * getattr(method, "accumulate", 1)

@@ -10,6 +10,7 @@ from torch import nn
 from imgsynth.cli import catalogue
 from imgsynth.cli.parser import defaults_of
 from imgsynth.data import ImageDataModule
+from imgsynth.likelihoods import Likelihood
 from imgsynth.methods import Method
 from imgsynth.metrics import Extractor
 from imgsynth.optim import Optimizer, Schedule
@@ -18,6 +19,7 @@ ANCESTORS = {
     "methods": Method,
     "networks": nn.Module,
     "augmentations": nn.Module,
+    "likelihoods": Likelihood,
     "optimizers": Optimizer,
     "schedules": Schedule,
     "extractors": Extractor,
@@ -73,6 +75,8 @@ def test_the_trainers_options_are_those_of_lightning():
         ("augment", "RandomTranslation"),
         ("model", "WGANGP"),
         ("extractor", "PixelExtractor"),
+        ("likelihood", "Gaussian"),
+        ("encoder", "ConvEncoder"),
         ("data", "Digits"),
     ],
 )

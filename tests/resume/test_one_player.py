@@ -1,4 +1,4 @@
-"""A classifier that is killed and resumed through the command line ends like an undisturbed one."""
+"""A method with one player, killed and resumed, ends like an undisturbed one."""
 
 import signal
 import time
@@ -11,9 +11,16 @@ from imgsynth.loading import find_checkpoint
 from imgsynth.loggers.record import read_rows
 from imgsynth.testing.contract import first_difference
 
-CONFIG = """
+SHARED = """
 seed: 3
 images: 2400
+trainer: {accelerator: cpu, log_every_n_steps: 3, accumulate_grad_batches: 2}
+checkpoint: {every: 320, keep: 0}
+samples: {every: 960}
+"""
+
+METHODS = {
+    "Classifier": """
 data: {class_path: imgsynth.data.Digits, init_args: {batch_size: 16}}
 model:
   class_path: imgsynth.methods.Classifier
@@ -22,10 +29,31 @@ model:
     augment: {class_path: imgsynth.augment.RandomTranslation}
     schedule: {class_path: imgsynth.optim.CosineDecay, init_args: {warmup: 320}}
     label_smoothing: 0.1
-trainer: {accelerator: cpu, log_every_n_steps: 3, accumulate_grad_batches: 2}
-checkpoint: {every: 320, keep: 0}
-samples: {every: 960}
-"""
+""",
+    "VAE": """
+data: {class_path: imgsynth.data.Digits, init_args: {batch_size: 16, binarise: true}}
+model:
+  class_path: imgsynth.methods.VAE
+  init_args:
+    encoder: {class_path: imgsynth.networks.MLPEncoder, init_args: {latent_dim: 4, width: 8}}
+    decoder: {class_path: imgsynth.networks.MLPDecoder, init_args: {latent_dim: 4, width: 8}}
+    likelihood: {class_path: imgsynth.likelihoods.OptimalGaussian}
+    corruption: {class_path: imgsynth.augment.RandomTranslation}
+    kl_warmup: 1600
+    free_bits: 0.05
+""",
+    "IWAE": """
+data: {class_path: imgsynth.data.Digits, init_args: {batch_size: 16}}
+model:
+  class_path: imgsynth.methods.IWAE
+  init_args:
+    encoder: {class_path: imgsynth.networks.MLPEncoder, init_args: {latent_dim: 4, width: 8}}
+    decoder: {class_path: imgsynth.networks.MLPDecoder, init_args: {latent_dim: 4, width: 8}}
+    likelihood: {class_path: imgsynth.likelihoods.DiscretisedLogistic}
+    num_samples: 3
+    one_backward: true
+""",
+}
 
 
 def everything(run):
@@ -38,8 +66,9 @@ def everything(run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("images", [1000, 1400])  # an epoch ends at 1296; rows are at each 96
-def test_a_killed_classifier_ends_like_an_undisturbed_one(tmp_path, images):
-    (tmp_path / "config.yaml").write_text(CONFIG)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_killed_run_ends_like_an_undisturbed_one(tmp_path, name, images):
+    (tmp_path / "config.yaml").write_text(SHARED + METHODS[name])
     imgsynth(tmp_path, "fit", "-c", "config.yaml", "--name", "whole")
     run = tmp_path / "runs" / "run"
     with Command(tmp_path, "fit", "-c", "config.yaml", "--name", "run") as command:
@@ -54,4 +83,4 @@ def test_a_killed_classifier_ends_like_an_undisturbed_one(tmp_path, images):
     (state, rows), (expected, expected_rows) = everything(run), everything(run.with_name("whole"))
     assert first_difference(expected, state) is None
     assert rows == expected_rows
-    assert any("val/accuracy" in row for row in rows)
+    assert any("val/accuracy" in row or "val/elbo" in row for row in rows)
