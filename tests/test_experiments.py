@@ -35,6 +35,7 @@ def data(tmp_path, monkeypatch):
         "CIFAR10": ["--data", "Arrays", "--data.images", "things.npz", "--data.batch_size", "4"],
         "FashionMNIST": [*clothes_options, "--data.batch_size", "4"],
         "ImageFolder": ["--data.root", "large", "--data.batch_size", "4"],
+        "Photos": ["--data.batch_size", "2"],
     }
 
 
