@@ -28,6 +28,7 @@ from imgsynth.methods import (
     IWAE,
     LSGAN,
     VAE,
+    VQVAE,
     WGANGP,
     AdversarialMethod,
     Classifier,
@@ -37,12 +38,16 @@ from imgsynth.methods import (
     NonFiniteError,
 )
 from imgsynth.networks import (
+    CodeTransformer,
     DCGANDiscriminator,
     DCGANGenerator,
     MLPDecoder,
     MLPDiscriminator,
     MLPEncoder,
     MLPGenerator,
+    SpatialDecoder,
+    SpatialEncoder,
+    VectorQuantizer,
 )
 from imgsynth.optim import SGD
 
@@ -88,6 +93,18 @@ def _vae(
     return make
 
 
+def _vqvae(**options: Any) -> Method:
+    spatial = {"image_shape": (1, 8, 8), "code_dim": 4, "downsamplings": 1, "width": 8}
+    return VQVAE(
+        SpatialEncoder(**spatial),
+        # restarted codes are drawn from other images by two ranks
+        VectorQuantizer(num_codes=8, code_dim=4, restart_below=0.0),
+        SpatialDecoder(**spatial),
+        CodeTransformer(8, 16, 10, width=8, depth=1, heads=2, dropout=0.0),
+        **{"ema_half_life": 100, "optimizer": _STEP, **options},
+    )
+
+
 class R1GAN(HingeGAN):
     """R1 on real images at every second update: a term that is absent on some steps."""
 
@@ -127,6 +144,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "Classifier": _classifier,
     "VAE": _vae(VAE),
     "IWAE": _vae(IWAE, num_samples=3),
+    "VQVAE": _vqvae,
 }
 """A new method joins by a line here: how it is made small, by SGD, without batch statistics."""
 

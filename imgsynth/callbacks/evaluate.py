@@ -278,6 +278,8 @@ class Settings:
                 f"{type(method).__name__} does not make images from nothing, so there is nothing "
                 "to compare with real ones."
             )
+        if reason := getattr(method, "why_no_samples", lambda: None)():
+            raise ValueError(reason)
         if self.split not in data.splits:
             raise ValueError(f"split must be one of {', '.join(data.splits)}, got {self.split!r}.")
         extractor = self._extractor(data, device, judge)

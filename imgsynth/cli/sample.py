@@ -47,6 +47,8 @@ def sample(argv: list[str]) -> int:
             f"{type(method).__name__} does not make images from nothing.",
             "Expected a run of a method that samples, such as a GAN.",
         )
+    if reason := method.why_no_samples():
+        raise UsageError(reason, "Expected a run of a method that samples.")
     labels = _labels(method, num, given.label)
     names = _names(num, labels)
     _refuse_mixture(out, names)

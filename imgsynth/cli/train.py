@@ -222,10 +222,14 @@ def _summary(method: Any, folder: Path, checkpoints: list[Any]) -> str:  # noqa:
     lines = [f"Trained on {method.images_seen:,} images. In {folder}: {', '.join(left)}."]
     lines += [c.praise() for c in checkpoints if isinstance(c, Checkpoint) and c.best is not None]
     metrics = method.trainer.callback_metrics
-    reported = {key: float(metrics[key]) for key in method.scored if key in metrics}
-    if reported and not hasattr(method, "sample"):
-        lines.append(", ".join(f"{key} {value:.4g}" for key, value in reported.items()))
-    if hasattr(method, "sample"):
+    own = [key for key in getattr(method, "reports", ()) if key in metrics and key in method.scored]
+    if own:
+        lines.append(", ".join(f"{key} {float(metrics[key]):.4g}" for key in own))
+    if hasattr(method, "reconstruct"):
+        lines.append(f"Reconstructions: imgsynth reconstruct {folder} --out images")
+    if hasattr(method, "log_likelihood"):
+        lines.append(f"Its likelihood: imgsynth likelihood {folder}")
+    if hasattr(method, "sample") and method.why_no_samples() is None:
         lines.append(f"Images from it: imgsynth sample {folder} --num 100 --out images")
         if method.scored:
             lines.append(f"Its scores: imgsynth evaluate {folder} --seeds 3")

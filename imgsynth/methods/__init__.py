@@ -10,12 +10,14 @@ from imgsynth.methods.one_player import OnePlayerMethod
 from imgsynth.methods.reconstructor import Reconstructor
 from imgsynth.methods.sampler import Sampler
 from imgsynth.methods.vae import VAE
+from imgsynth.methods.vqvae import VQVAE
 
 __all__ = [
     "GAN",
     "IWAE",
     "LSGAN",
     "VAE",
+    "VQVAE",
     "WGANGP",
     "AdversarialMethod",
     "Classifier",

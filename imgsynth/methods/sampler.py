@@ -35,6 +35,10 @@ class Sampler:
         """Turn latents into images ``(num, C, H, W)`` in [-1, 1]."""
         raise TypeError(f"{type(self).__name__} must define generate(latents, labels).")
 
+    def why_no_samples(self) -> str | None:
+        """Return why this one cannot sample after all, as a sentence; None if it can."""
+        return None
+
     def sample(
         self,
         num: int,

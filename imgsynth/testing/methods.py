@@ -459,7 +459,7 @@ def _check_reload(path: Path, fresh: Method) -> None:
     loaded = load(path, trusted=(package,), **marked)
     first = first_difference(checkpoint["state_dict"], loaded.state_dict())
     require(first is None, f"Loaded again, {name} has other weights ({first}).")
-    if not isinstance(loaded, Sampler):
+    if not isinstance(loaded, Sampler) or loaded.why_no_samples():
         return
     fresh.configure_model()
     fresh.load_state_dict(checkpoint["state_dict"])

@@ -53,6 +53,24 @@ model:
     num_samples: 3
     one_backward: true
 """,
+    "VQVAE": """
+data: {class_path: imgsynth.data.Digits, init_args: {batch_size: 16}}
+model:
+  class_path: imgsynth.methods.VQVAE
+  init_args:
+    encoder:
+      class_path: imgsynth.networks.SpatialEncoder
+      init_args: {code_dim: 4, downsamplings: 1, width: 8}
+    quantizer:
+      class_path: imgsynth.networks.VectorQuantizer
+      init_args: {num_codes: 8, code_dim: 4}
+    decoder:
+      class_path: imgsynth.networks.SpatialDecoder
+      init_args: {code_dim: 4, downsamplings: 1, width: 8}
+    prior:
+      class_path: imgsynth.networks.CodeTransformer
+      init_args: {num_codes: 8, num_tokens: 16, width: 8, depth: 1, heads: 2}
+""",
 }
 
 
@@ -83,4 +101,4 @@ def test_a_killed_run_ends_like_an_undisturbed_one(tmp_path, name, images):
     (state, rows), (expected, expected_rows) = everything(run), everything(run.with_name("whole"))
     assert first_difference(expected, state) is None
     assert rows == expected_rows
-    assert any("val/accuracy" in row or "val/elbo" in row for row in rows)
+    assert any("val/accuracy" in row or "val/elbo" in row or "val/usage" in row for row in rows)
