@@ -224,8 +224,8 @@ class _UpConv(nn.Conv2d):
 class ConvEncoder(_Encoder):
     """Strided convolutions that halve an image down to a small map; mean and log variance of it.
 
-    Leaky ReLU after each, group normalisation before it in all maps but the first, which may so
-    keep how bright and how rich in contrast the image is.
+    Leaky ReLU after each. Nothing is normalised unless told: normalisation hides from the layers
+    after it how rich in contrast an image is, which the latent has to tell.
 
     Args:
         image_shape: ``(channels, height, width)`` of the images; sizes as in
@@ -238,6 +238,8 @@ class ConvEncoder(_Encoder):
         max_width: Most channels of a map.
         start: Short side of the smallest map: with 4, sizes that are powers of two end at 4x4.
         full_size_map: Begin with a 3x3 convolution at the image's size, as small images need.
+        group_norm: Normalise every hidden map but the first over groups of channels, for networks
+            that do not train without.
         class_dim: Length of the class embedding.
 
     Raises:
@@ -246,13 +248,13 @@ class ConvEncoder(_Encoder):
     Source:
         Radford et al. 2016, "Unsupervised Representation Learning with Deep Convolutional
         Generative Adversarial Networks", section 3 (the convolutions); Wu & He 2018, "Group
-        Normalization".
+        Normalization" (if told).
 
     Example:
         >>> encoder = ConvEncoder((3, 128, 128), latent_dim=64)
         >>> mu, logvar = encoder(torch.zeros(2, 3, 128, 128))
         >>> mu.shape, f"{sum(p.numel() for p in encoder.parameters()):,} parameters"
-        (torch.Size([2, 64]), '3,838,432 parameters')
+        (torch.Size([2, 64]), '3,836,512 parameters')
     """
 
     def __init__(
@@ -264,6 +266,7 @@ class ConvEncoder(_Encoder):
         max_width: int = 512,
         start: int = 4,
         full_size_map: bool = False,
+        group_norm: bool = False,
         class_dim: int = 32,
     ) -> None:
         super().__init__(image_shape, num_classes, latent_dim)
@@ -274,7 +277,7 @@ class ConvEncoder(_Encoder):
         for n, num in enumerate(widths):
             kernel, stride = (3, 1) if full_size_map and n == 0 else (4, 2)
             layers.append(nn.Conv2d(previous, num, kernel, stride, 1))
-            if n:
+            if group_norm and n:
                 layers.append(_norm(num))
             layers.append(nn.LeakyReLU(0.2, inplace=True))
             previous = num
@@ -284,8 +287,8 @@ class ConvEncoder(_Encoder):
 class ConvDecoder(_Decoder):
     """A latent, projected to a small map that convolutions double up to the image.
 
-    Group normalisation and leaky ReLU after each; doubling is by nearest neighbours before a 3x3
-    convolution, which leaves no checkerboard.
+    Leaky ReLU after each; doubling is by nearest neighbours before a 3x3 convolution, which leaves
+    no checkerboard. Nothing is normalised unless told, see :class:`ConvEncoder`.
 
     Args:
         image_shape: ``(channels, height, width)`` of the images; sizes as in
@@ -298,6 +301,7 @@ class ConvDecoder(_Decoder):
         start: Short side of the smallest map, see :class:`ConvEncoder`.
         full_size_map: Let the last hidden map have the image's size, before one more 3x3
             convolution; without, it has half the size.
+        group_norm: Normalise every hidden map but the first over groups of channels.
         class_dim: Length of the class embedding.
 
     Raises:
@@ -306,13 +310,13 @@ class ConvDecoder(_Decoder):
     Source:
         Radford et al. 2016, "Unsupervised Representation Learning with Deep Convolutional
         Generative Adversarial Networks", section 3 (the maps); Odena et al. 2016, "Deconvolution
-        and Checkerboard Artifacts" (doubling); Wu & He 2018, "Group Normalization".
+        and Checkerboard Artifacts" (doubling).
 
     Example:
         >>> decoder = ConvDecoder((3, 128, 128), latent_dim=64)
         >>> outputs = decoder(torch.randn(2, 64))
         >>> outputs.shape, f"{sum(p.numel() for p in decoder.parameters()):,} parameters"
-        (torch.Size([2, 3, 128, 128]), '2,102,531 parameters')
+        (torch.Size([2, 3, 128, 128]), '2,100,547 parameters')
     """
 
     def __init__(
@@ -324,6 +328,7 @@ class ConvDecoder(_Decoder):
         max_width: int = 512,
         start: int = 4,
         full_size_map: bool = False,
+        group_norm: bool = False,
         class_dim: int = 32,
     ) -> None:
         super().__init__(image_shape, num_classes, latent_dim, class_dim)
@@ -337,7 +342,9 @@ class ConvDecoder(_Decoder):
         for n, num in enumerate(widths):
             if n:
                 layers.append(_UpConv(widths[n - 1], num))
-            layers += [_norm(num), nn.LeakyReLU(0.2, inplace=True)]
+            if group_norm and n:
+                layers.append(_norm(num))
+            layers.append(nn.LeakyReLU(0.2, inplace=True))
         channels = self.image_shape[0]
         if full_size_map:
             layers.append(nn.Conv2d(widths[-1], channels, 3, 1, 1))

@@ -19,6 +19,7 @@ ENCODERS = [MLPEncoder, ConvEncoder, ResNetEncoder]
 DECODERS = [MLPDecoder, ConvDecoder, ResNetDecoder]
 CONVOLUTIONAL = [ConvEncoder, ConvDecoder, ResNetEncoder, ResNetDecoder]
 SMALL = {"latent_dim": 3, "width": 4}
+FULL = {"full_size_map": True, "group_norm": True}
 SIZES = [(8, 8), (28, 28), (32, 32), (16, 24), (56, 32)]
 
 
@@ -40,8 +41,8 @@ def test_the_contract_is_kept_at_any_size(cls, channels, classes, size):
         (MLPDecoder, {"depth": 0}),
         (MLPEncoder, {"depth": 3}),
         (MLPDecoder, {"depth": 3}),
-        (ConvEncoder, {"full_size_map": True, "max_width": 8, "start": 2}),
-        (ConvDecoder, {"full_size_map": True, "max_width": 8, "start": 2}),
+        (ConvEncoder, {**FULL, "max_width": 8, "start": 2}),
+        (ConvDecoder, {**FULL, "max_width": 8, "start": 2}),
         (ResNetEncoder, {"num_blocks": 2, "max_width": 8, "start": 2}),
         (ResNetDecoder, {"num_blocks": 2, "max_width": 8, "start": 2}),
     ],
@@ -135,6 +136,21 @@ def _norm(maps, layer):
     return normal * layer.weight.view(-1, 1, 1) + layer.bias.view(-1, 1, 1)
 
 
+class Norms:
+    """A network's normalisations, one after the other; none leaves the maps as they are."""
+
+    def __init__(self, net):
+        self.layers = [m for m in net.modules() if isinstance(m, nn.GroupNorm)]
+        self.num = 0
+
+    def __len__(self):
+        return len(self.layers)
+
+    def __call__(self, maps):
+        self.num += 1
+        return _norm(maps, self.layers[self.num - 1]) if self.layers else maps
+
+
 def _leaky(maps):
     return torch.where(maps > 0, maps, 0.2 * maps)
 
@@ -155,37 +171,42 @@ def _assert_same_with_gradients(ours, reference, net):
     torch.testing.assert_close(gradients, expected, atol=1e-4, rtol=1e-3)
 
 
-def test_the_convolutional_encoder_is_its_stack_of_layers():
+@pytest.mark.parametrize("group_norm", [False, True])
+def test_the_convolutional_encoder_is_its_stack_of_layers(group_norm):
     torch.manual_seed(0)
-    net = ConvEncoder((2, 16, 24), latent_dim=3, width=8, full_size_map=True)
+    options = {"full_size_map": True, "group_norm": group_norm}
+    net = ConvEncoder((2, 16, 24), latent_dim=3, width=8, **options)
     full, half, quarter = (m for m in net.modules() if isinstance(m, nn.Conv2d))
-    norms = [m for m in net.modules() if isinstance(m, nn.GroupNorm)]
+    norms = Norms(net)
+    assert len(norms) == 2 * group_norm  # the first map is never normalised
     images = torch.randn(3, 2, 16, 24)
     maps = _leaky(F.conv2d(images, full.weight, full.bias, padding=1))
-    maps = _leaky(_norm(F.conv2d(maps, half.weight, half.bias, 2, 1), norms[0]))
-    maps = _leaky(_norm(F.conv2d(maps, quarter.weight, quarter.bias, 2, 1), norms[1]))
+    maps = _leaky(norms(F.conv2d(maps, half.weight, half.bias, 2, 1)))
+    maps = _leaky(norms(F.conv2d(maps, quarter.weight, quarter.bias, 2, 1)))
     assert maps.shape == (3, 32, 4, 6)
     expected = maps.flatten(1) @ net.heads.weight.T + net.heads.bias
     _assert_same_with_gradients(torch.cat(net(images), 1), expected, net)
 
 
+@pytest.mark.parametrize("group_norm", [False, True])
 @pytest.mark.parametrize("full_size_map", [False, True])
 def test_the_convolutional_decoder_doubles_by_nearest_neighbours_before_each_convolution(
-    full_size_map,
+    full_size_map, group_norm
 ):
     torch.manual_seed(0)
-    net = ConvDecoder((2, 8, 12), latent_dim=3, width=8, full_size_map=full_size_map)
+    options = {"full_size_map": full_size_map, "group_norm": group_norm}
+    net = ConvDecoder((2, 16, 24), latent_dim=3, width=8, **options)
     z = torch.randn(5, 3)
-    channels = 16 if full_size_map else 8
-    start, *convolutions = (m for m in net.modules() if isinstance(m, nn.Linear | nn.Conv2d))
-    norms = [m for m in net.modules() if isinstance(m, nn.GroupNorm)]
-    maps = (z @ start.weight.T + start.bias).view(5, channels, 4, 6)
-    maps = _twice(_leaky(_norm(maps, norms[0])))
-    maps = F.conv2d(maps, convolutions[0].weight, convolutions[0].bias, padding=1)
+    start, first, *rest = (m for m in net.modules() if isinstance(m, nn.Linear | nn.Conv2d))
+    norms = Norms(net)
+    assert len(norms) == group_norm * (1 + full_size_map)
+    channels = 32 if full_size_map else 16
+    maps = _leaky((z @ start.weight.T + start.bias).view(5, channels, 4, 6))
+    maps = F.conv2d(_twice(maps), first.weight, first.bias, padding=1)
+    maps = F.conv2d(_twice(_leaky(norms(maps))), rest[0].weight, rest[0].bias, padding=1)
     if full_size_map:
-        maps = _leaky(_norm(maps, norms[1]))
-        maps = F.conv2d(maps, convolutions[1].weight, convolutions[1].bias, padding=1)
-    assert len(convolutions) == len(norms) == 1 + full_size_map
+        maps = F.conv2d(_leaky(norms(maps)), rest[1].weight, rest[1].bias, padding=1)
+    assert len(rest) == 1 + full_size_map
     _assert_same_with_gradients(net(z), maps, net)
 
 
@@ -261,12 +282,6 @@ def test_maps_halve_down_to_4x4_while_channels_double_up_to_the_most():
     assert full[-2:] == [(8, 64, 64), (3, 64, 64)]
 
 
-def test_the_first_map_is_not_normalised_so_that_brightness_passes():
-    kinds = [type(m) for m in ConvEncoder((1, 32, 32), width=8).layers]
-    assert kinds[:2] == [nn.Conv2d, nn.LeakyReLU]
-    assert kinds.count(nn.GroupNorm) == 2
-
-
 @pytest.mark.parametrize(
     ("width", "groups"), [(2, 1), (4, 1), (8, 2), (10, 2), (11, 1), (16, 4), (32, 8), (64, 8)]
 )
@@ -279,7 +294,8 @@ def test_a_group_has_four_channels_or_more_where_there_are_as_many(width, groups
 @pytest.mark.parametrize("cls", ENCODERS + DECODERS)
 def test_no_image_sees_another_even_in_training(cls):
     torch.manual_seed(0)
-    net = cls((1, 16, 16), **SMALL).train()
+    options = {"group_norm": True} if cls in {ConvEncoder, ConvDecoder} else {}
+    net = cls((1, 16, 16), **SMALL, **options).train()
     inputs = torch.randn(4, 1, 16, 16) if cls in ENCODERS else torch.randn(4, 3)
     together, alone = (
         torch.cat(out, 1) if isinstance(out := net(x), tuple) else out for x in (inputs, inputs[:1])
