@@ -53,6 +53,18 @@ def _evaluate(argv: list[str]) -> int:
     return evaluate(argv)
 
 
+def _reconstruct(argv: list[str]) -> int:
+    from imgsynth.cli.reconstruct import reconstruct
+
+    return reconstruct(argv)
+
+
+def _likelihood(argv: list[str]) -> int:
+    from imgsynth.cli.likelihood import likelihood
+
+    return likelihood(argv)
+
+
 def _check_data(argv: list[str]) -> int:
     from imgsynth.cli.check_data import check_data
 
@@ -64,6 +76,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "resume": _resume,
     "sample": _sample,
     "evaluate": _evaluate,
+    "reconstruct": _reconstruct,
+    "likelihood": _likelihood,
     "check-data": _check_data,
     "list": helping.list_command,
     "help": helping.help_command,

@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-import platform
 import textwrap
 from pathlib import Path
 from typing import Any
 
 from imgsynth.cli import runs
-from imgsynth.cli.arguments import Options, Parser, split
+from imgsynth.cli.arguments import Parser
 from imgsynth.cli.errors import UsageError
+from imgsynth.cli.trained import changes_of, checkpoint_of, provenance
 
 _OURS = ("metrics", "num", "seeds", "protocol", "weights", "split")
 _FEWEST_SEEDS = 3
@@ -56,7 +56,7 @@ def _evaluate(argv: list[str]) -> int:
                 print(textwrap.fill(line, 100, subsequent_indent="    "))
             print()
         return 0
-    words, changes = _changes(argv)
+    words, changes = changes_of(argv)
     given = _parser().parse(words)
     path = runs.find_run(given.run)
     source = runs.config_of(path)
@@ -79,7 +79,7 @@ def _evaluate(argv: list[str]) -> int:
     config = parser.parse([source], changes)
     if config["threads"] is not None:
         torch.set_num_threads(config["threads"])
-    checkpoint = _checkpoint(path, given.checkpoint)
+    checkpoint = checkpoint_of(path, given.checkpoint)
     before = parser.parse([source], [])
     typed = parser.typed(config)
     data = parser.make(typed.data)
@@ -97,7 +97,7 @@ def _evaluate(argv: list[str]) -> int:
     evaluation = settings.prepare(data, method, torch.device(device), judge)
     result = evaluation.score(method, seeds=range(seeds), ema=not given.raw, matched=True)
     report = _report(evaluation, result, config)
-    report["provenance"] = _provenance(method, checkpoint, device, result)
+    report["provenance"] = provenance(method, checkpoint, device, result.seeds)
     print(_table(report, evaluation))
     warning = evaluation.alarm(result)
     if warning is not None:
@@ -152,78 +152,6 @@ def _parser() -> Parser:
     add("--extractor", metavar="CLASS", help="another network: TorchvisionExtractor, ...;\n"
         "--extractor.OPTION VALUE for its options")  # fmt: skip
     return parser
-
-
-def _changes(argv: list[str]) -> tuple[list[str], Options]:
-    """Split off what goes to the run's configuration: ``--extractor...`` and ``--data...``."""
-    words: list[str] = []
-    theirs: list[str] = []
-    target = words
-    for word in argv:
-        if word.startswith("--"):
-            name = word[2:].partition("=")[0]
-            is_theirs = name == "extractor" or name.startswith(("extractor.", "data."))
-            target = theirs if is_theirs else words
-            if name.startswith("extractor"):
-                word = f"--evaluate.{word[2:]}"
-            target.append(word)
-            target = target if "=" not in word else words
-        else:
-            target.append(word)
-            target = words
-    options, _ = split(theirs, set())
-    return words, options
-
-
-def _checkpoint(path: Path, wanted: str | None) -> Path:
-    """Return the checkpoint that is meant."""
-    from imgsynth.callbacks import best_checkpoint
-    from imgsynth.loading import find_checkpoint
-
-    if path.is_file():
-        if wanted is not None:
-            raise UsageError(
-                f"RUN is a checkpoint, and --checkpoint {wanted} names one too.",
-                "Expected one of the two.",
-            )
-        return path
-    if wanted in {None, "last"}:
-        return find_checkpoint(path)
-    if wanted == "best":
-        best = best_checkpoint(runs.folder_of(path))
-        if best is None:
-            raise UsageError(
-                f"{path} keeps no best checkpoint: it was not scored while it was trained.",
-                "Expected --checkpoint last or a file, or a run with --evaluate.every.",
-            )
-        return best
-    found = Path(str(wanted))
-    for candidate in (found, runs.folder_of(path) / runs.CHECKPOINTS / found):
-        if candidate.is_file():
-            return candidate
-    raise UsageError(
-        f"There is no checkpoint {wanted!r}.", "Expected --checkpoint best, last or a file."
-    )
-
-
-def _provenance(method: Any, checkpoint: Path, device: str, result: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Return what made the images, and where: it is shown, but does not decide what compares."""
-    import torch
-
-    import imgsynth
-
-    return {
-        "checkpoint": str(checkpoint),
-        "images_seen": method.images_seen,
-        "updates": method.updates,
-        "seeds": list(result.seeds),
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "precision": str(method.dtype).removeprefix("torch."),
-        "imgsynth": imgsynth.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def _report(evaluation: Any, result: Any, config: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401

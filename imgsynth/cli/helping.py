@@ -17,6 +17,8 @@ imgsynth {imgsynth.__version__}: image synthesis with PyTorch Lightning
   imgsynth resume RUN                    continue a run exactly where it was stopped
   imgsynth sample RUN --num 100          generate images from a trained model
   imgsynth evaluate RUN                  score a trained model by a declared protocol
+  imgsynth reconstruct RUN               encode images and decode them again; find odd ones
+  imgsynth likelihood RUN                say how probable held-out images are to a VAE
   imgsynth check-data FOLDER             look at a folder of images before training on it
   imgsynth list                          show recipes, methods, networks and data
   imgsynth help NAME                     show the options of a class, such as HingeGAN
@@ -49,9 +51,11 @@ the run
 what is trained
   --model CLASS           the method: GAN, HingeGAN, ... or my_package.MyGAN
   --model.generator CLASS, --model.discriminator CLASS
-                          its networks; their size and classes follow the data
+                          the networks of a GAN; their size and classes follow the data
+  --model.encoder CLASS, --model.decoder CLASS, --model.likelihood CLASS
+                          those of a VAE, and what its outputs mean: OptimalGaussian, Bernoulli, ...
   --model.augment CLASS   what happens to real and fake images before the discriminator
-  --model.generator_optimizer CLASS, --model.discriminator_optimizer CLASS
+  --model.generator_optimizer CLASS, --model.discriminator_optimizer CLASS, --model.optimizer CLASS
                           Adam, AdamW, SGD, RMSprop; --model.generator_optimizer.lr 1e-4
   --data CLASS            where images come from: ImageFolder, Arrays, Digits, CIFAR10, ...;
                           --data.root FOLDER, --data.batch_size 64
@@ -79,6 +83,9 @@ _EXTRA = {
     "Trainer": "--trainer",
     "WandB": "--wandb",
 }
+_PARTS = ("generator", "discriminator", "encoder", "decoder", "quantizer")
+"""Arguments of methods that take networks named like them."""
+
 _FOLLOW = {"folder", "config"}
 """Arguments of theirs that follow from the run."""
 
@@ -164,9 +171,15 @@ def _option_of(name: str) -> str:
     if name in _EXTRA:
         return _EXTRA[name]
     role = next(role for role in catalogue.ROLES if name in catalogue.choices(role))
-    if role == "networks" and name.lower().endswith("discriminator"):
-        return "--model.discriminator"
+    if role == "networks":
+        return f"--model.{_part(name)}"
     return catalogue.ROLES[role].option
+
+
+def _part(network: str) -> str:
+    """Return the argument of a method that a network is for, by its name."""
+    parts = {**{part.lower(): part for part in _PARTS}, "transformer": "prior"}
+    return next((p for end, p in parts.items() if network.lower().endswith(end)), "network")
 
 
 def _class_help(

@@ -50,7 +50,8 @@ class Net(nn.Module):
 WRONG = [
     # commands
     ("fi", "Did you mean imgsynth fit?"),
-    ("train", "fit | resume | sample | evaluate | check-data | list | help"),
+    ("train", "sample | evaluate | reconstruct | likelihood | check-data | list | help"),
+    ("reconstuct", "Did you mean imgsynth reconstruct?"),
     ("--hlep", "Did you mean imgsynth --help?"),
     ("list method", "Did you mean imgsynth list methods?"),
     ("list methods networks", "Unexpected 'networks'"),
@@ -212,6 +213,16 @@ WRONG = [
     ("sample runs/trained --device cuda:99", "this machine has no such device"),
     ("sample runs/trained --out a_file", "a_file"),
     ("sample half.ckpt", "truncated"),
+    # reconstruct and likelihood, of a GAN; more in their own tests
+    ("reconstruct runs/traned", "Did you mean runs/trained?"),
+    ("reconstruct runs/trained", "HingeGAN does not reconstruct images: it has no encoder"),
+    ("reconstruct runs/trained --num_samples 3", "Did you mean --num-samples?"),
+    ("reconstruct half.ckpt a_file", "truncated"),
+    ("likelihood runs/traned", "Did you mean runs/trained?"),
+    ("likelihood runs/trained", "HingeGAN has no likelihood"),
+    ("likelihood runs/trained --evaluate.num 3", "likelihood has no option --evaluate.num"),
+    ("likelihood runs/trained --extractor Pixels", "likelihood has no option --extractor"),
+    ("likelihood runs/trained --data.sze 3", "Did you mean --data.size?"),
     ("sample pickled.ckpt", "refused, nothing of it was run"),
     ("sample other.ckpt", "was not saved by imgsynth"),
 ]
