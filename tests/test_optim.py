@@ -76,6 +76,21 @@ def test_the_decay_of_adamw_is_decoupled_from_the_gradient() -> None:
     torch.testing.assert_close(parameter.detach(), torch.tensor([2.0 * (1 - 0.5 * 0.1)]))
 
 
+@pytest.mark.parametrize("cls", [Adam, AdamW])
+def test_one_kernel_makes_the_same_steps_but_for_rounding(cls: type[Adam]) -> None:
+    ends = []
+    for fused in (False, True):
+        parameter = nn.Parameter(torch.linspace(-1, 1, 7))
+        optimizer = cls(lr=0.1, weight_decay=0.1, fused=fused)([parameter])
+        assert bool(optimizer.param_groups[0]["fused"]) == fused
+        for _ in range(5):
+            optimizer.zero_grad()
+            (parameter - 0.3).square().sum().backward()
+            optimizer.step()
+        ends.append(parameter.detach())
+    torch.testing.assert_close(*ends)
+
+
 def test_a_factory_serves_twice_without_sharing_state() -> None:
     factory = Adam()
     first, second = factory([_parameter()]), factory([_parameter()])
