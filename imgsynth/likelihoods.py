@@ -9,6 +9,7 @@ them into a distribution of images. Two of its figures matter:
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from imgsynth.losses import (
     discretised_normal_log_mass,
     normal_log_prob,
 )
+from imgsynth.losses.likelihood import check_alike
 from imgsynth.ranks import mean_over_ranks
 
 
@@ -57,6 +59,20 @@ class Likelihood(Described, nn.Module):
         raise TypeError(f"{type(self).__name__} must define sample(outputs).")
 
 
+def off_levels(images: Tensor, levels: int) -> Tensor:
+    """Count the values of images that are on none of ``levels`` even steps from -1 to 1.
+
+    Only images on them have a probability; see ``Likelihood.log_mass``.
+
+    Example:
+        >>> off_levels(torch.tensor([-1.0, 0.0, 1.0]), levels=2)
+        tensor(1)
+    """
+    steps = (images.double() if images.device.type != "mps" else images.float()) + 1
+    steps = steps * ((levels - 1) / 2)
+    return ((steps - steps.round()).abs() > 1e-3 + 2e-7 * levels).sum()
+
+
 class Bernoulli(Likelihood):
     """Binary images: outputs are logits of the probability that a pixel is 1 and not -1.
 
@@ -77,7 +93,9 @@ class Bernoulli(Likelihood):
         """Return the log probability ``(B,)`` of binary images, see :class:`Likelihood`."""
         return bernoulli_log_prob(images, outputs)
 
-    log_mass = log_prob
+    def log_mass(self, images: Tensor, outputs: Tensor) -> Tensor:
+        """Return the same."""
+        return self.log_prob(images, outputs)
 
     def mean(self, outputs: Tensor) -> Tensor:
         """Return the expected images: ``2 sigmoid(outputs) - 1``."""
@@ -188,8 +206,9 @@ class OptimalGaussian(_Normal):
     """A normal distribution around the outputs, at each step with the best standard deviation.
 
     In training the variance is the mean squared error of the batch (over all devices), which
-    maximises its likelihood. In evaluation, as a likelihood must not depend on the image that is
-    scored, it is the average of recent batches.
+    maximises its likelihood at one latent an image: for the ELBO, not for an importance-weighted
+    bound. In evaluation, as a likelihood must not depend on the image that is scored, it is the
+    average of recent batches.
 
     Args:
         momentum: Share of the newest batch in that average.
@@ -219,6 +238,12 @@ class OptimalGaussian(_Normal):
         self.register_buffer("variance", torch.ones(()))
         self.register_buffer("_weight", torch.zeros(()))  # of the batches seen, below 1
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "OptimalGaussian":
+        """Stay float32 where the rest becomes half: steps of 1 % are lost in bfloat16."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.variance, self._weight = self.variance.float(), self._weight.float()
+        return self
+
     @property
     def logvar(self) -> Tensor:
         """The logarithm of the variance."""
@@ -228,12 +253,15 @@ class OptimalGaussian(_Normal):
         """Return the log density ``(B,)``; in training, learn the variance."""
         if not self.training:
             return super().log_prob(images, outputs)
+        check_alike(images, outputs)
         with torch.no_grad():
             error = (images.float() - outputs.float()).square().mean()
             # no error at all would be a density without bound: half a level is as exact as it gets
             variance = mean_over_ranks(error).clamp_min((1 / (self.levels - 1)) ** 2)
+            # a batch that overflows must not spoil the average for good
+            lasting = torch.where(variance.isfinite(), variance, self.variance)
             self._weight.lerp_(torch.ones_like(self._weight), self.momentum)
-            self.variance.lerp_(variance, self.momentum / self._weight)
+            self.variance.lerp_(lasting, self.momentum / self._weight)
         return normal_log_prob(images, outputs, variance.log())
 
 
@@ -273,7 +301,9 @@ class DiscretisedLogistic(Likelihood):
         """Return the log probability ``(B,)`` of discrete images, see :class:`Likelihood`."""
         return discretised_logistic_log_mass(images, outputs, self.log_scale, self.levels)
 
-    log_mass = log_prob
+    def log_mass(self, images: Tensor, outputs: Tensor) -> Tensor:
+        """Return the same."""
+        return self.log_prob(images, outputs)
 
     def sample(self, outputs: Tensor) -> Tensor:
         """Draw images."""

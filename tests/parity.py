@@ -143,7 +143,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "WGANGP": _plain(WGANGP),
     "Classifier": _classifier,
     "VAE": _vae(VAE),
-    "IWAE": _vae(IWAE, num_samples=3),
+    "IWAE": _vae(IWAE, LearnedGaussian, num_samples=3),
     "VQVAE": _vqvae,
 }
 """A new method joins by a line here: how it is made small, by SGD, without batch statistics."""
@@ -161,7 +161,7 @@ CASES: dict[str, tuple[Callable[..., Method], dict[str, Any]]] = {
         },
     ),
     "free bits": (_vae(VAE, LearnedGaussian), {"free_bits": 0.02, "kl_warmup": 100}),
-    "one backward": (_vae(IWAE), {"one_backward": True, "num_samples": 3}),
+    "one backward": (_vae(IWAE, LearnedGaussian), {"one_backward": True, "num_samples": 3}),
     "R1": (_plain(R1GAN), {"discriminator_steps": 2}),
     "absent": (
         _plain(LopsidedGAN),

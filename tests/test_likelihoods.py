@@ -117,6 +117,18 @@ def test_images_without_error_have_a_finite_density():
     assert OptimalGaussian().log_prob(zeros, zeros).isfinite()
 
 
+def test_a_batch_that_overflows_does_not_spoil_the_average():
+    zeros = torch.zeros(1, *shape)
+    likelihood = OptimalGaussian()
+    likelihood.log_prob(zeros, zeros + 0.5)
+    likelihood.log_prob(zeros, zeros + torch.inf)
+    assert likelihood.variance.item() == 0.25
+
+
+def test_the_variance_stays_in_float32():
+    assert OptimalGaussian().bfloat16().variance.dtype == torch.float32
+
+
 def test_scales_are_learned():
     images, outputs = images_and_outputs(2000)
     for likelihood in (LearnedGaussian(), DiscretisedLogistic()):

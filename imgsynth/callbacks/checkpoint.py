@@ -42,6 +42,7 @@ class Checkpoint(LightningCheckpoint):
             logger that takes checkpoints (Weights & Biases, online) gets the best one at the end
             as ``best``, and the last one as ``latest``.
         mode: Whether the lowest value of ``monitor`` is the best, ``min``, or the highest, ``max``.
+            None asks who reports it, which knows of its own scores; ``min`` if nobody says.
 
     Attributes:
         best: The kept checkpoint with the best value; None without ``monitor``, or before any.
@@ -63,13 +64,13 @@ class Checkpoint(LightningCheckpoint):
         keep: int = 3,
         minutes: float | None = None,
         monitor: str | None = None,
-        mode: Literal["min", "max"] = "min",
+        mode: Literal["min", "max"] | None = None,
     ) -> None:
         if keep < 0:
             raise ValueError(f"keep must be at least 0 (0 keeps all), got {keep}.")
         if minutes is not None and minutes <= 0:
             raise ValueError(f"minutes must be above 0, or None for never, got {minutes}.")
-        if mode not in {"min", "max"}:
+        if mode not in {"min", "max", None}:
             raise ValueError(f"mode must be min or max, got {mode!r}.")
         self.keep = keep
         self.minutes = minutes
@@ -94,6 +95,10 @@ class Checkpoint(LightningCheckpoint):
         self._stopping = False
         self._saved = method.images_seen
         self._saved_at = time.monotonic()
+        if self.mode is None:
+            reporters = [method, *trainer.callbacks]  # type: ignore[attr-defined]
+            rising = {key for r in reporters for key in getattr(r, "rising", ())}
+            self.mode = "max" if self.monitor in rising else "min"
         if self.best is not None:
             self.best = self._folder / self.best.name
         newest = newest_checkpoint(self._folder)
@@ -245,9 +250,9 @@ class Checkpoint(LightningCheckpoint):
             self._begin_anew(protocol)
         if self.monitor not in metrics:
             # what will report it may do so more rarely than checkpoints are saved
-            reporters = [method, *trainer.callbacks]  # type: ignore[attr-defined]
-            promised = self.monitor.startswith(
-                tuple(key for r in reporters for key in getattr(r, "reports", ()))
+            callbacks = trainer.callbacks  # type: ignore[attr-defined]
+            promised = self.monitor in getattr(method, "reports", ()) or self.monitor.startswith(
+                tuple(key for c in callbacks for key in getattr(c, "reports", ()))
             )
             if not self._warned and not promised:
                 warnings.warn(

@@ -98,6 +98,12 @@ class Evaluate(Callback):
         """The keys of the scores."""
         return [f"val/{self.settings.shown(name)}" for name in self.settings.names]
 
+    @property
+    def rising(self) -> list[str]:
+        """Those of which more is better."""
+        names = [name for name in self.settings.names if scores.SCORES[name].better == "high"]
+        return [f"val/{self.settings.shown(name)}" for name in names]
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Look at the real images, and whether the scores can be had, before training starts."""
         if stage != "fit":

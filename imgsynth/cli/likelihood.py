@@ -162,7 +162,6 @@ def bounds(
     import torch
 
     from imgsynth import seeding
-    from imgsynth.losses import normal_kl
 
     seed = seeding.fold(seed, "block", start)
     found = method.log_likelihood(images, labels, num_samples=num_samples, seed=seed, chunk=chunk)
@@ -181,7 +180,7 @@ def bounds(
                 )
                 for drawn in noise[:, place : place + at_once]
             ]
-            parts.append((torch.stack(log_mass).mean(0), normal_kl(mu, logvar).sum(1), mu))
+            parts.append((torch.stack(log_mass).mean(0), method.divergence(mu, logvar).sum(1), mu))
     reconstruction, kl, mu = (torch.cat(t) for t in zip(*parts, strict=True))
     return Bounds(found, reconstruction, kl, mu)
 
@@ -191,8 +190,9 @@ def lie_on_levels(images: "Tensor", levels: int) -> bool:
 
     Only of such images a likelihood gives probabilities.
     """
-    steps = (images.double() + 1) * ((levels - 1) / 2)
-    return bool(((steps - steps.round()).abs() < 1e-3 + 2e-7 * levels).all())
+    from imgsynth.likelihoods import off_levels
+
+    return not off_levels(images, levels)
 
 
 class _Found(NamedTuple):

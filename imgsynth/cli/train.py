@@ -217,17 +217,23 @@ def _say(trainer: Trainer, text: str) -> None:
 
 
 def _summary(method: Any, folder: Path, checkpoints: list[Any]) -> str:  # noqa: ANN401
-    names = ("final.png", "training.gif", "samples/", "checkpoints/", "record.jsonl", runs.CONFIG)
-    left = [name for name in names if (folder / name).exists()]
+    names = ("training.gif", "samples/", "checkpoints/", "record.jsonl", runs.CONFIG)
+    left = sorted(path.name for path in folder.glob("final*.png"))
+    left += [name for name in names if (folder / name).exists()]
     lines = [f"Trained on {method.images_seen:,} images. In {folder}: {', '.join(left)}."]
     lines += [c.praise() for c in checkpoints if isinstance(c, Checkpoint) and c.best is not None]
     metrics = method.trainer.callback_metrics
     own = [key for key in getattr(method, "reports", ()) if key in metrics and key in method.scored]
     if own:
         lines.append(", ".join(f"{key} {float(metrics[key]):.4g}" for key in own))
-    if hasattr(method, "reconstruct"):
+    elif method.reports:
+        lines.append(
+            "No validation: it comes after each epoch, if the data holds images out. Train longer, "
+            "or set --trainer.val_check_interval to a number of updates."
+        )
+    if hasattr(method, "reconstruct") and own:
         lines.append(f"Reconstructions: imgsynth reconstruct {folder} --out images")
-    if hasattr(method, "log_likelihood"):
+    if hasattr(method, "log_likelihood") and own:
         lines.append(f"Its likelihood: imgsynth likelihood {folder}")
     if hasattr(method, "sample") and method.why_no_samples() is None:
         lines.append(f"Images from it: imgsynth sample {folder} --num 100 --out images")

@@ -373,6 +373,11 @@ class ImageDataModule(Described, LightningDataModule, ABC):
         if self.trainer is not None:
             rank, world_size = self.trainer.global_rank, self.trainer.world_size
         source = self._split(split)
+        if len(source) < world_size:  # a device without images would let the others wait for ever
+            raise ValueError(
+                f"The split {split!r} has {len(source)} images for {world_size} devices, and each "
+                "needs one; give it more, or train without it (--trainer.limit_val_batches 0)."
+            )
         return OrderedLoader(source, self.batch_size, rank=rank, world_size=world_size)
 
     def _run_seed(self) -> int:

@@ -13,7 +13,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def _wide(*tensors: Tensor) -> tuple[Tensor, ...]:
+def check_alike(images: Tensor, outputs: Tensor) -> None:
+    """Check that there is an output for each pixel and channel.
+
+    Raises:
+        ValueError: If the shapes differ; broadcasting would give figures that look plausible.
+    """
+    if images.shape != outputs.shape:
+        raise ValueError(
+            f"A likelihood takes a number for each pixel and channel: images have the shape "
+            f"{tuple(images.shape)}, the decoder's outputs {tuple(outputs.shape)}."
+        )
+
+
+def _wide(images: Tensor, outputs: Tensor, *further: Tensor) -> tuple[Tensor, ...]:
+    check_alike(images, outputs)
+    tensors = (images, outputs, *further)
     return tuple(t.float() if t.dtype.itemsize < 4 else t for t in tensors)
 
 
@@ -28,7 +43,7 @@ def bernoulli_log_prob(images: Tensor, logits: Tensor) -> Tensor:
         logits: Of the same shape; their sigmoid is the probability of 1.
 
     Returns:
-        ``(B,)`` in nats, at most 0.
+        ``(B,)`` in nats, at most 0 for images in [-1, 1].
 
     Source:
         Kingma & Welling 2014, "Auto-Encoding Variational Bayes", appendix C.1.
@@ -38,9 +53,9 @@ def bernoulli_log_prob(images: Tensor, logits: Tensor) -> Tensor:
         tensor([-2.7726])
     """
     images, logits = _wide(images, logits)
-    # x l - softplus(l) with x in {0, 1}; the sums of the two parts need no copy of the images
-    flat, weights = logits.flatten(1), images.flatten(1)
-    return 0.5 * (flat * (weights + 1)).sum(1) - F.softplus(flat).sum(1)
+    # x l - softplus(l) with x in {0, 1}, for each pixel: the sums of the parts would nearly cancel
+    log_prob = torch.addcmul(-F.softplus(logits), 0.5 * (images + 1), logits)
+    return log_prob.flatten(1).sum(1)
 
 
 def normal_log_prob(images: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:

@@ -33,6 +33,8 @@ class Method(Described, LightningModule):
 
     Attributes:
         averaged: Names of the submodules that generate; the average follows these.
+        reports: Keys of the scores that it reports itself, by :meth:`report_scores`.
+        rising: Those of which more is better.
         batches_per_step: Micro-batches that one ``training_step`` consumes. The loader delivers
             that many times the batch size.
         ema: The averaged copies by name, made by :meth:`configure_model`; None without averaging.
@@ -47,6 +49,8 @@ class Method(Described, LightningModule):
     """
 
     averaged: tuple[str, ...] = ()
+    reports: tuple[str, ...] = ()
+    rising: tuple[str, ...] = ()
     batches_per_step: int = 1
     ema: Average | None
 

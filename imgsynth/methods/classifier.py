@@ -46,6 +46,7 @@ class Classifier(OnePlayerMethod):
 
     averaged = ("network",)
     reports = ("val/cross_entropy", "val/accuracy")
+    rising = ("val/accuracy",)
 
     network: nn.Module
     augment: nn.Module

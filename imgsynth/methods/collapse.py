@@ -5,6 +5,9 @@ from dataclasses import dataclass
 ACTIVE = 0.01
 """A latent is active if the variance over the images of its posterior mean is above this."""
 
+_LEAST = 0.5
+"""Nats an image, below which all latents together say next to nothing of it."""
+
 
 @dataclass(frozen=True)
 class Posterior:
@@ -44,11 +47,12 @@ def collapse(found: Posterior) -> str | None:
         >>> print(collapse(dead).rpartition(": ")[2])
         what latents could explain is noise to it. Use a smaller sigma, or OptimalGaussian.
     """
-    if found.active:
+    if found.active and found.kl >= _LEAST:
         return None
     return (
-        f"Posterior collapse: 0 of {found.latent_dim} latents are active (KL {found.kl:.2g} nats "
-        "an image), so samples and reconstructions do not depend on them. " + _cause(found)
+        f"Posterior collapse: {found.active} of {found.latent_dim} latents are active (KL "
+        f"{found.kl:.2g} nats an image), so samples and reconstructions hardly depend on them. "
+        + _cause(found)
     )
 
 

@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from imgsynth.likelihoods import LearnedGaussian, Likelihood, OptimalGaussian
 from imgsynth.losses import importance_weighted
-from imgsynth.methods.vae import VAE, log_ratio
+from imgsynth.methods.vae import VAE
 from imgsynth.types import Batch, Losses
 
 
@@ -20,13 +21,15 @@ class IWAE(VAE):
     Args:
         encoder: As of :class:`VAE`.
         decoder: As of :class:`VAE`.
+        likelihood: See :mod:`imgsynth.likelihoods`; None is ``LearnedGaussian``.
         num_samples: Latents an image, the paper's k. The decoder's work grows with it.
         one_backward: Differentiate only one of them, drawn by its importance weight: an unbiased
             estimate of the same gradient, with more variance, for about a third of the time.
         **kwargs: To :class:`VAE`, except ``free_bits``.
 
     Raises:
-        ValueError: If ``num_samples`` is below 1, or ``free_bits`` are asked for.
+        ValueError: If ``num_samples`` is below 1, or ``free_bits`` or ``OptimalGaussian`` are
+            asked for.
 
     Source:
         Burda et al. 2016, "Importance Weighted Autoencoders", eqs. 8 and 14.
@@ -44,11 +47,18 @@ class IWAE(VAE):
         encoder: nn.Module,
         decoder: nn.Module,
         *,
+        likelihood: Likelihood | None = None,
         num_samples: int = 5,
         one_backward: bool = False,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        super().__init__(encoder, decoder, **kwargs)
+        likelihood = likelihood if likelihood is not None else LearnedGaussian()
+        super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
+        if isinstance(likelihood, OptimalGaussian):
+            raise ValueError(
+                "OptimalGaussian's variance maximises the ELBO, not the importance-weighted bound; "
+                "use LearnedGaussian."
+            )
         if num_samples < 1:
             raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
         if self.free_bits:
@@ -90,4 +100,4 @@ class IWAE(VAE):
         given = None if labels is None else labels.repeat_interleave(num)
         outputs = self.outputs(z.flatten(0, 1), given)
         log_prob = self.likelihood.log_prob(images.repeat_interleave(num, 0), outputs)
-        return log_prob.view(-1, num) - self.kl_weight * log_ratio(z, noise, logvar)
+        return log_prob.view(-1, num) - self.kl_weight * self.log_ratio(z, noise, logvar)

@@ -59,6 +59,11 @@ class LatentSpace(Sampler, Reconstructor):
         Returns:
             ``(B, steps, C, H, W)`` in [-1, 1].
         """
+        if first.shape != last.shape:
+            raise ValueError(
+                "interpolate walks from each of some images to one of as many others, got "
+                f"{tuple(first.shape)} and {tuple(last.shape)}."
+            )
         if steps < 2:
             raise ValueError(f"steps must be at least 2, got {steps}.")
         a, b = (self.encode(images, labels)[0] for images in (first, last))
@@ -92,11 +97,19 @@ class LatentSpace(Sampler, Reconstructor):
         mu = self.encode(image[None], labels)[0]
         if dimensions is None:
             dimensions = torch.arange(self.latent_dim)
-        values = torch.linspace(-3, 3, 9) if values is None else values
+        dimensions = torch.as_tensor(dimensions).cpu()
+        if (
+            len(dimensions)
+            and not 0 <= int(dimensions.min()) <= int(dimensions.max()) < self.latent_dim
+        ):
+            raise ValueError(
+                f"dimensions must be from 0 to {self.latent_dim - 1}, got {dimensions.tolist()}."
+            )
+        values = torch.linspace(-3, 3, 9) if values is None else torch.as_tensor(values)
         shape = (len(dimensions), len(values))
         latents = mu.expand(*shape, -1).clone()
         rows = torch.arange(len(dimensions))
-        latents[rows, :, dimensions.cpu()] = values.to(latents)
+        latents[rows, :, dimensions] = values.to(latents)
         repeated = None if labels is None else labels.expand(shape[0] * shape[1])
         made = self.decode(latents.flatten(0, 1), repeated)
         return made.view(*shape, *made.shape[1:])
@@ -130,9 +143,15 @@ class LatentSpace(Sampler, Reconstructor):
     ) -> Tensor:
         """Return a grid ``(C, H, W)``: a row leads from the latent of an image to another's.
 
-        With labels a row keeps the label of its first image.
+        With labels a row joins two images of one class, as far as there are such.
         """
-        num = min(rows, len(images) // 2)
-        first, last = images[:num], images[num : 2 * num]
-        made = self.interpolate(first, last, None if labels is None else labels[:num], steps=steps)
+        num = len(images) // 2
+        pairs = torch.arange(2 * num).view(2, num).T
+        if labels is not None:  # of one class first
+            pairs = labels.cpu().argsort(stable=True)[: 2 * num].view(num, 2)
+            differ = (labels.cpu()[pairs[:, 0]] != labels.cpu()[pairs[:, 1]]).long()
+            pairs = pairs[differ.argsort(stable=True)]
+        first, last = pairs[:rows].T
+        given = None if labels is None else labels[first]
+        made = self.interpolate(images[first], images[last], given, steps=steps)
         return grid(shown(made.flatten(0, 1)), columns=steps)

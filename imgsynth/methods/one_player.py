@@ -1,14 +1,19 @@
 """Methods with one loss and one optimiser, by Lightning's automatic optimisation."""
 
+from collections.abc import Mapping
 from functools import reduce
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from imgsynth.describe import hash_of
 from imgsynth.methods.base import Method
 from imgsynth.optim import Adam, Optimizer, Schedule
 from imgsynth.types import Batch, Losses
+
+Protocols: TypeAlias = dict[str, dict[str, Any]]
+"""What scores are measured by, as plain data with its ``hash``, by key."""
 
 
 class OnePlayerMethod(Method):
@@ -93,6 +98,28 @@ class OnePlayerMethod(Method):
         terms = self.losses(batch)
         self.meter.add("train", terms)
         return reduce(torch.add, terms.values())
+
+    def protocols_of(self, scores: Mapping[str, Mapping[str, Any]], num: int) -> Protocols:
+        """Return what scores of held-out images are measured by, for :meth:`report_scores`.
+
+        Args:
+            scores: By key, such as ``val/mse``: what a score depends on besides the images and
+                the weights, as plain data.
+            num: The images there were.
+
+        Returns:
+            By key; empty for images of an unknown origin, those of a plain loader.
+        """
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if not hasattr(data, "fingerprint_of"):
+            return {}
+        split = "val" if "val" in data.splits else "test"
+        shared = {
+            "real": {"split": split, "fingerprint": data.fingerprint_of(split), "num": num},
+            "weights": "live" if self.ema is None else "averaged",
+        }
+        found = {k: {"score": k.partition("/")[2], **own, **shared} for k, own in scores.items()}
+        return {key: {"hash": hash_of(protocol), **protocol} for key, protocol in found.items()}
 
 
 def _compare(name: str, network: nn.Module, data: Any) -> None:  # noqa: ANN401

@@ -23,9 +23,11 @@ class Sampler:
 
     Attributes:
         num_classes: Classes the generator takes labels of; 0 if it takes none.
+        latents_dtype: What latents are given to it as; None is the type of the weights.
     """
 
     num_classes: int = 0
+    latents_dtype: torch.dtype | None = None
 
     def latents(self, num: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw ``(num, ...)`` latents on the CPU from a CPU generator (None: the default one)."""
@@ -103,7 +105,7 @@ class Sampler:
                 # for generators that draw noise of their own
                 seeding.seed_default_generators(seed, "generate", chunk)
                 # with precision="bf16-true" the weights are not float32
-                latents = latents.to(self.device, self.dtype)  # type: ignore[arg-type]
+                latents = latents.to(self.device, self.latents_dtype or self.dtype)  # type: ignore[arg-type]
                 images = self.generate(latents, wanted)
             if len(images) != CHUNK:
                 raise ValueError(
@@ -167,13 +169,14 @@ def stated(network: nn.Module, attribute: str) -> Any:  # noqa: ANN401
     return tuple(value) if isinstance(value, list) else value
 
 
-def latent_dim_of(generator: nn.Module, given: int | None = None) -> int:
+def latent_dim_of(generator: nn.Module, given: int | None = None, owner: str = "generator") -> int:
     """Take the length of a latent from the generator: its attribute, else its first layer."""
     stated = getattr(generator, "latent_dim", None)
     if isinstance(stated, int):
         if given not in {None, stated}:
             raise ValueError(
-                f"The generator has latent_dim = {stated}, got latent_dim = {given}; leave it out."
+                f"The {owner} has latent_dim = {stated}, got latent_dim = {given}; leave it out, "
+                f"and build the {owner} with the length that you want."
             )
         return stated
     if given is not None:

@@ -1,21 +1,21 @@
 """Variational autoencoders."""
 
 import math
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from imgsynth import seeding
-from imgsynth.describe import hash_of
-from imgsynth.likelihoods import Gaussian, Likelihood, OptimalGaussian
+from imgsynth.describe import describe
+from imgsynth.likelihoods import Gaussian, Likelihood, OptimalGaussian, off_levels
 from imgsynth.losses import bits_per_dimension, importance_weighted, normal_kl
 from imgsynth.methods.collapse import ACTIVE, Posterior, collapse
 from imgsynth.methods.latent_space import LatentSpace
-from imgsynth.methods.one_player import OnePlayerMethod
+from imgsynth.methods.one_player import OnePlayerMethod, Protocols
 from imgsynth.methods.sampler import latent_dim_of, stated
 from imgsynth.ranks import mean_over_ranks
 from imgsynth.types import Batch, Count, Losses, parse_count
@@ -70,9 +70,11 @@ class VAE(LatentSpace, OnePlayerMethod):
     """
 
     averaged = ("encoder", "decoder", "likelihood")
-    reports = (
+    reports: tuple[str, ...] = (
         "val/elbo", "val/reconstruction", "val/kl", "val/bpd", "val/mse", "val/active_units"
     )  # fmt: skip
+
+    rising = ("val/elbo", "val/reconstruction", "val/active_units", "val/psnr")
 
     likelihood: Likelihood
 
@@ -90,6 +92,11 @@ class VAE(LatentSpace, OnePlayerMethod):
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(**kwargs)
+        if likelihood is not None and not isinstance(likelihood, Likelihood):
+            raise ValueError(
+                "likelihood must be a Likelihood such as imgsynth.likelihoods.Bernoulli(), got "
+                f"{likelihood!r}."
+            )
         for name, value in (("beta", beta), ("free_bits", free_bits)):
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be at least 0, got {value}.")
@@ -100,17 +107,25 @@ class VAE(LatentSpace, OnePlayerMethod):
         self.free_bits = free_bits
         self.corruption = corruption
         self._kl_warmup = parse_count(kl_warmup, "kl_warmup")
-        self.latent_dim = latent_dim_of(decoder, latent_dim)
+        self.latent_dim = latent_dim_of(decoder, latent_dim, "decoder")
         self.num_classes = stated(decoder, "num_classes") or 0
         for attribute in ("image_shape", "latent_dim", "num_classes"):
             ours, theirs = (stated(network, attribute) for network in (encoder, decoder))
-            # an encoder may do without the labels that its decoder takes
-            if ours not in {None, 0} and theirs is not None and ours != theirs:
+            if attribute == "num_classes":  # an encoder may do without the labels of its decoder
+                ours, theirs = ours or None, theirs or 0
+            if ours is not None and theirs is not None and ours != theirs:
                 raise ValueError(
                     f"The encoder has {attribute} = {ours}, the decoder {theirs}; they must agree."
                 )
+        if corruption is not None:
+            self.reports = (*self.reports, "val/psnr", "val/psnr_input")
         self._sums: dict[str, Tensor] = {}  # of validation batches
-        self._is_told = False
+        self._is_told = self._is_checked = False
+
+    def setup(self, stage: str) -> None:
+        """Begin a run: its warning is still to come."""
+        super().setup(stage)
+        self._is_told = self._is_checked = False
 
     # -- the model ----------------------------------------------------------------------------
 
@@ -135,8 +150,24 @@ class VAE(LatentSpace, OnePlayerMethod):
     def outputs(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the decoder's outputs ``(B, C, H, W)``, what :attr:`likelihood` understands."""
         given = () if labels is None or not self.num_classes else (labels,)
-        made: Tensor = self.decoder(latents, *given)
+        made: Tensor = self.decoder(latents.to(self.dtype), *given)
         return made
+
+    def divergence(self, mu: Tensor, logvar: Tensor) -> Tensor:
+        """Return KL(q(z | x) || p(z)) of each latent, ``(B, latent_dim)`` in nats.
+
+        Another prior than the standard normal is this, :meth:`log_prior` and :meth:`latents`.
+        """
+        return normal_kl(mu, logvar)
+
+    def log_prior(self, latents: Tensor) -> Tensor:
+        """Return log p(z) of latents ``(..., latent_dim)``, in nats, the last dimension summed."""
+        return -0.5 * (latents.square() + math.log(2 * math.pi)).sum(-1)
+
+    def log_ratio(self, latents: Tensor, noise: Tensor, logvar: Tensor) -> Tensor:
+        """Return ``log q(z | x) - log p(z)`` of ``z = mu + exp(logvar / 2) noise``."""
+        log_q = -0.5 * (noise.square() + logvar + math.log(2 * math.pi)).sum(-1)
+        return log_q - self.log_prior(latents)
 
     # -- the step -----------------------------------------------------------------------------
 
@@ -154,7 +185,7 @@ class VAE(LatentSpace, OnePlayerMethod):
         noise = torch.randn(mu.shape, device=mu.device, dtype=mu.dtype)
         z = torch.addcmul(mu, (0.5 * logvar).exp(), noise)
         log_prob = self.likelihood.log_prob(images, self.outputs(z, labels)).mean()
-        kl = normal_kl(mu, logvar).mean(0)  # of each latent
+        kl = self.divergence(mu, logvar).mean(0)  # of each latent
         self.meter.add("train", {"elbo": log_prob - kl.sum()})
         return {"reconstruction": -log_prob, "kl": self.kl_weight * self._beyond_free(kl).sum()}
 
@@ -187,13 +218,14 @@ class VAE(LatentSpace, OnePlayerMethod):
             "kl": kl.sum(),
             "mu": mu.sum(0),
             "mu2": mu.square().sum(0),
-            "images": images.sum(0),
-            "images2": images.square().sum(0),
-            "between": ((images.abs() - 1).abs() > 1e-3).sum(),  # neither -1 nor 1
+            "images": images.float().sum(0),
+            "images2": images.float().square().sum(0),
+            "off": off_levels(images, self.likelihood.levels),
+            "between": off_levels(images, 2),
             "mse": _mse(means, images).sum(),
-            "psnr": _psnr(means, images).sum(),
-            "psnr_input": _psnr(seen, images).sum(),
         }
+        if self.corruption is not None:
+            sums |= {"psnr": _psnr(means, images).sum(), "psnr_input": _psnr(seen, images).sum()}
         for name, value in sums.items():
             wide = value.to(self.device, torch.float64 if self.device.type != "mps" else None)
             self._sums[name] = self._sums[name] + wide if name in self._sums else wide
@@ -206,7 +238,7 @@ class VAE(LatentSpace, OnePlayerMethod):
         noise = torch.randn(mu.shape, device=mu.device, dtype=mu.dtype)
         z = torch.addcmul(mu, (0.5 * logvar).exp(), noise)
         log_mass = self.likelihood.log_mass(images, self.outputs(z, labels))
-        return log_mass, normal_kl(mu, logvar), mu, self.outputs(mu, labels)
+        return log_mass, self.divergence(mu, logvar), mu, self.outputs(mu, labels)
 
     def on_validation_epoch_end(self) -> None:
         """Report the means over the images of all devices, and tell of a collapse."""
@@ -221,33 +253,48 @@ class VAE(LatentSpace, OnePlayerMethod):
         names = ("reconstruction", "kl", "mse")
         scores = {"val/elbo": float(elbo), **{f"val/{n}": float(means[n]) for n in names}}
         scores["val/active_units"] = float(active)
-        if self._are_discrete(float(means["between"])):
+        is_discrete = float(means["off"]) == 0
+        if is_discrete:
             scores["val/bpd"] = float(bits_per_dimension(elbo, means["images"].numel()))
         if self.corruption is not None:
             scores |= {f"val/{n}": float(means[n]) for n in ("psnr", "psnr_input")}
-        self.report_scores(scores, self._protocols(scores))
+        self._check_levels(is_discrete, means)
+        self.report_scores(scores, self._protocols(scores, is_discrete, int(sums["num"])))
         spread = (means["images2"] - means["images"].square()).mean().clamp_min(0).sqrt()
         self._tell(float(means["kl"]), active, float(spread))
 
-    def _are_discrete(self, between: float) -> bool:
-        """Say whether validation images are what the likelihood gives probabilities of."""
-        return self.likelihood.levels > 2 or between == 0
-
-    def _protocols(self, scores: dict[str, float]) -> dict[str, dict[str, Any]]:
-        """Return what the scores are measured by; empty for images of an unknown origin."""
-        data: Any = getattr(self.trainer, "datamodule", None)
-        if not hasattr(data, "fingerprint_of"):
-            return {}
-        split = "val" if "val" in data.splits else "test"
-        shared = {
+    def _protocols(self, scores: dict[str, float], is_discrete: bool, num: int) -> Protocols:
+        own: dict[str, Any] = {"given": "labels" if self.num_classes else "nothing"}
+        if self.corruption is not None:
+            own["corruption"] = describe(self.corruption)
+        bound = {
             "bound": "ELBO, one latent an image, KL in closed form",
-            "probability": measure_of(self.likelihood, "val/bpd" in scores),
-            "corrupted": self.corruption is not None,
-            "real": {"split": split, "fingerprint": data.fingerprint_of(split)},
-            "weights": "live" if self.ema is None else "averaged",
+            "probability": measure_of(self.likelihood, is_discrete),
         }
-        protocols = {key: {"score": key.partition("/")[2], **shared} for key in scores}
-        return {key: {"hash": hash_of(p), **p} for key, p in protocols.items()}
+        bounds = {"val/elbo", "val/reconstruction", "val/kl", "val/bpd"}
+        facts = {key: {**own, **bound} if key in bounds else own for key in scores}
+        return self.protocols_of(facts, num)
+
+    def _check_levels(self, is_discrete: bool, means: dict[str, Tensor]) -> None:
+        """Warn, once, of images that are not what the likelihood is about."""
+        if self._is_checked:
+            return
+        self._is_checked = True
+        name, levels = type(self.likelihood).__name__, self.likelihood.levels
+        if levels == 2 and not is_discrete:
+            rank_zero_warn(
+                f"The images are gray, and {name} is a likelihood of black and white ones: the "
+                "ELBO is a cross-entropy, and there are no bits per dimension. --data.binarise "
+                "true draws black and white images; OptimalGaussian and DiscretisedLogistic are "
+                "for gray ones.",
+                stacklevel=2,
+            )
+        elif levels > 2 and is_discrete and not float(means["between"]):
+            rank_zero_warn(
+                f"The images are black and white only, but {name} spreads over {levels} levels; "
+                "Bernoulli is the likelihood of such images.",
+                stacklevel=2,
+            )
 
     def _tell(self, kl: float, active: int, spread: float) -> None:
         """Warn, once, of a posterior that has collapsed; not while latents are still to come."""
@@ -266,9 +313,9 @@ class VAE(LatentSpace, OnePlayerMethod):
             conditional=bool(self.num_classes),
         )
         told = collapse(found)
-        if told is not None and self.global_rank == 0:
+        if told is not None:
             self._is_told = True
-            warnings.warn(told, stacklevel=2)
+            rank_zero_warn(told, stacklevel=2)
 
     # -- what it is for -----------------------------------------------------------------------
 
@@ -285,14 +332,14 @@ class VAE(LatentSpace, OnePlayerMethod):
 
         Args:
             images: ``(B, C, H, W)`` in [-1, 1].
-            labels: ``(B,)`` int64, exactly if the encoder is conditional.
+            labels: ``(B,)`` int64, exactly if the networks are conditional.
         """
-        with self._using(labels):
+        with self._using(images, labels):
             return self.posterior(images, labels)
 
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the expected images ``(B, C, H, W)``, by averaged weights in evaluation mode."""
-        with self._using(labels):
+        with self._using(latents, labels):
             return self.generate(latents, labels)
 
     def log_likelihood(
@@ -330,39 +377,38 @@ class VAE(LatentSpace, OnePlayerMethod):
             raise ValueError(
                 f"num_samples and chunk must be at least 1, got {num_samples} and {chunk}."
             )
+        if not len(images):
+            return images.new_zeros(0)
         chunk = chunk or max(1, min(512, _PIXELS // max(1, images[:1].numel())))
         found = []
-        with self._using(labels):
+        with self._using(images, labels):
             for number, block in enumerate(torch.split(torch.arange(len(images)), _BLOCK)):
-                noise = torch.stack([
-                    torch.randn(
-                        _BLOCK, self.latent_dim,
-                        generator=seeding.generator(seed, "importance", number, k),
-                    )[: len(block)]
-                    for k in range(num_samples)
-                ])  # fmt: skip
-                for start in range(0, len(block), chunk):
-                    part = block[start : start + chunk]
+                for part in torch.split(block, chunk):
                     given = None if labels is None else labels[part]
-                    ours = noise[:, start : start + chunk].to(images.device)
-                    log_weights = self._log_weights(images[part], given, ours, chunk)
-                    found.append(importance_weighted(log_weights))
+                    places = part - block[0]
+                    log_weights = []
+                    for ks in torch.split(torch.arange(num_samples), max(1, chunk // len(part))):
+                        noise = self._noise(seed, number, ks)[:, places].to(images.device)
+                        log_weights.append(self._log_weights(images[part], given, noise))
+                    found.append(importance_weighted(torch.cat(log_weights)))
         return torch.cat(found)
 
-    def _log_weights(
-        self, images: Tensor, labels: Tensor | None, noise: Tensor, chunk: int
-    ) -> Tensor:
+    def _noise(self, seed: int, block: int, samples: Tensor) -> Tensor:
+        """Return the noise of some samples of a block of images, ``(K, 64, latent_dim)``."""
+        drawn = []
+        for k in samples.tolist():
+            generator = seeding.generator(seed, "importance", block, k)
+            drawn.append(torch.randn(_BLOCK, self.latent_dim, generator=generator))
+        return torch.stack(drawn)
+
+    def _log_weights(self, images: Tensor, labels: Tensor | None, noise: Tensor) -> Tensor:
         """Return ``log P(x, z) / q(z | x)``, ``(K, B)``, of latents given by their noise."""
+        k = len(noise)
         mu, logvar = self.posterior(images, labels)
-        found = []
-        for part in torch.split(noise, max(1, chunk // len(images))):
-            k = len(part)
-            z = torch.addcmul(mu, (0.5 * logvar).exp(), part.to(mu.dtype))
-            given = None if labels is None else labels.repeat(k)
-            outputs = self.outputs(z.flatten(0, 1), given)
-            log_mass = self.likelihood.log_mass(images.repeat(k, 1, 1, 1), outputs)
-            found.append(log_mass.view(k, -1) - log_ratio(z, part, logvar))
-        return torch.cat(found)
+        z = torch.addcmul(mu, (0.5 * logvar).exp(), noise.to(mu.dtype))
+        outputs = self.outputs(z.flatten(0, 1), None if labels is None else labels.repeat(k))
+        log_mass = self.likelihood.log_mass(images.repeat(k, 1, 1, 1), outputs)
+        return log_mass.view(k, -1) - self.log_ratio(z, noise, logvar)
 
     def anomaly_score(
         self, images: Tensor, labels: Tensor | None = None, *, num_samples: int = 10, seed: int = 0
@@ -382,7 +428,12 @@ class VAE(LatentSpace, OnePlayerMethod):
         return -self.log_likelihood(images, labels, num_samples=num_samples, seed=seed)
 
     @contextmanager
-    def _using(self, labels: Tensor | None) -> Iterator[None]:
+    def _using(self, images: Tensor, labels: Tensor | None) -> Iterator[None]:
+        if not images.is_floating_point():
+            raise ValueError(
+                f"Images must be float in [-1, 1], got {images.dtype}; imgsynth.images.from_uint8 "
+                "makes them so."
+            )
         if bool(self.num_classes) != (labels is not None):
             num = self.num_classes
             needs = f"conditional on {num} classes" if num else "unconditional"
@@ -390,11 +441,6 @@ class VAE(LatentSpace, OnePlayerMethod):
             raise ValueError(f"This {type(self).__name__} is {needs}, but labels {given}.")
         with self.evaluating():
             yield
-
-
-def log_ratio(z: Tensor, noise: Tensor, logvar: Tensor) -> Tensor:
-    """Return ``log q(z | x) - log p(z)`` of ``z = mu + exp(logvar / 2) noise``."""
-    return 0.5 * (z.square() - noise.square() - logvar).sum(-1)
 
 
 def measure_of(likelihood: Likelihood, is_discrete: bool = True) -> str:

@@ -1,5 +1,6 @@
 """VQ-VAE: images as small maps of whole numbers, and a prior that makes new ones."""
 
+import math
 import warnings
 from typing import Any
 
@@ -77,6 +78,9 @@ class VQVAE(Sampler, Reconstructor, OnePlayerMethod):
     averaged: tuple[str, ...] = ("encoder", "quantizer", "decoder")
     reports: tuple[str, ...] = ("val/reconstruction", "val/perplexity", "val/usage")
 
+    rising = ("val/perplexity", "val/usage")
+    latents_dtype = torch.float32  # uniform numbers, of which half precision would round some to 1
+
     encoder: nn.Module
     quantizer: Any  # modules with more than forward(), see the arguments
     decoder: nn.Module
@@ -94,7 +98,7 @@ class VQVAE(Sampler, Reconstructor, OnePlayerMethod):
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(**kwargs)
-        if commitment_weight < 0:
+        if not 0 <= commitment_weight < math.inf:
             raise ValueError(f"commitment_weight must be at least 0, got {commitment_weight}.")
         self.encoder = encoder
         self.quantizer = quantizer
@@ -142,8 +146,8 @@ class VQVAE(Sampler, Reconstructor, OnePlayerMethod):
 
     def on_validation_epoch_start(self) -> None:
         """Begin to count."""
-        self._sums = torch.zeros(4, device=self.device)
-        self._counts = torch.zeros(self.quantizer.num_codes, device=self.device)
+        self._sums = torch.zeros(5, device=self.device, dtype=torch.float32)
+        self._counts = self._sums.new_zeros(self.quantizer.num_codes)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Sum what the averaged weights make of held-out images."""
@@ -159,11 +163,12 @@ class VQVAE(Sampler, Reconstructor, OnePlayerMethod):
         self._sums[1] += error.numel()
         self._sums[2] += nats.sum()
         self._sums[3] += nats.numel()
+        self._sums[4] += len(images)
         self._counts += self.quantizer.count(indices)
 
     def on_validation_epoch_end(self) -> None:
         """Report the means over the images of all devices, and look at the codes in use."""
-        error, num, nats, places = self._over_ranks(self._sums, "sum").tolist()
+        error, num, nats, places, images = self._over_ranks(self._sums, "sum").tolist()
         counts = self._over_ranks(self._counts, "sum")
         if self.trainer.sanity_checking:
             return
@@ -171,7 +176,10 @@ class VQVAE(Sampler, Reconstructor, OnePlayerMethod):
         scores = {f"val/{name}": float(value) for name, value in figures.items()}
         if self.prior is not None:
             scores["val/prior"] = nats / places
-        self.report_scores({"val/reconstruction": error / num, **scores})
+        scores["val/reconstruction"] = error / num
+        given = {"given": "labels" if self.num_classes else "nothing"}
+        facts = {key: given if key == "val/prior" else {} for key in scores}
+        self.report_scores(scores, self.protocols_of(facts, int(images)))
         if self.global_rank == 0 and self.updates >= _SETTLED and not self._warned:
             with self.ema_weights():
                 message = self.quantizer.collapse(self._features, counts)

@@ -47,8 +47,8 @@ class Quantizer(Described, nn.Module):
     def count(self, indices: Tensor) -> Tensor:
         """Count how often each code is chosen: ``(num_codes,)`` float32."""
         flat = indices.flatten()
-        counts = torch.zeros(self.num_codes, device=flat.device)
-        return counts.index_add_(0, flat, torch.ones(len(flat), device=flat.device))
+        counts = torch.zeros(self.num_codes, device=flat.device, dtype=torch.float32)
+        return counts.index_add_(0, flat, torch.ones_like(flat, dtype=torch.float32))
 
     def figures(self, counts: Tensor) -> dict[str, Tensor]:
         """Return how evenly codes are used.
@@ -307,7 +307,7 @@ class VectorQuantizer(Quantizer):
     def _follow(self, vectors: Tensor, chosen: Tensor) -> Tensor:
         """Move the averages towards this batch; return its counts, of all devices."""
         # A product, as sums by index are not the same twice on a GPU.
-        choices = torch.zeros(len(vectors), self.num_codes, device=vectors.device)
+        choices = vectors.new_zeros(len(vectors), self.num_codes)
         choices.scatter_(1, chosen[:, None], 1.0)
         batch = torch.cat([choices.T @ vectors, choices.sum(0)[:, None]], 1)
         batch = summed_over_ranks(batch)

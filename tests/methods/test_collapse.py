@@ -9,8 +9,10 @@ DEAD = Posterior(
 )
 
 
-def test_a_posterior_with_active_latents_has_not_collapsed():
-    assert collapse(replace(DEAD, active=1)) is None
+def test_a_posterior_with_an_active_latent_that_says_something_has_not_collapsed():
+    assert collapse(replace(DEAD, active=1, kl=0.6)) is None
+    assert collapse(replace(DEAD, active=0, kl=0.6)) is not None
+    assert "14 of 16 latents" in collapse(replace(DEAD, active=14, kl=0.2))
 
 
 @pytest.mark.parametrize(
