@@ -425,7 +425,8 @@ class ImageDataModule(Described, LightningDataModule, ABC):
             if self.binarise:
                 images = batch["image"]
                 drawn = torch.rand(images.shape, device=images.device, dtype=torch.float32)
-                batch["image"] = torch.where(2 * drawn - 1 < images, 1.0, -1.0).to(images.dtype)
+                is_white = drawn.mul_(2).sub_(1) < images
+                batch["image"] = is_white.to(images.dtype).mul_(2).sub_(1)  # where() takes longer
         return batch
 
     def state_dict(self) -> dict[str, Any]:
