@@ -53,9 +53,8 @@ def bernoulli_log_prob(images: Tensor, logits: Tensor) -> Tensor:
         tensor([-2.7726])
     """
     images, logits = _wide(images, logits)
-    # x l - softplus(l) with x in {0, 1}, for each pixel: the sums of the parts would nearly cancel
-    log_prob = torch.addcmul(-F.softplus(logits), 0.5 * (images + 1), logits)
-    return log_prob.flatten(1).sum(1)
+    entropy = F.binary_cross_entropy_with_logits(logits, 0.5 * (images + 1), reduction="none")
+    return -entropy.flatten(1).sum(1)
 
 
 def normal_log_prob(images: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
